@@ -1,0 +1,1 @@
+"""Snapshot records to token batches: formats, the text template, batching."""

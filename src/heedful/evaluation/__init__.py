@@ -1,0 +1,1 @@
+"""Measures of an aligned model, each with its interval."""

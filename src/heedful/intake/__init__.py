@@ -1,0 +1,1 @@
+"""Prompts from users and labelers, cleaned the way the paper does it: dedup, cap, split, PII."""

@@ -1,0 +1,148 @@
+"""One row of numbers per step: metrics.jsonl, a log line, and optional TensorBoard / W&B sinks.
+
+Keys are flat and grouped with a slash (``ppo/clipfrac``); every key is explained in
+``docs/metrics.md``, which a test compares with the keys that the steps write.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from heedful.errors import DataError, MissingExtraError
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends rows to ``run_dir/metrics.jsonl`` and prints a line now and then.
+
+    ``resume_step`` drops rows of a previous process at or after that step, so that a resumed run
+    has one row per step, as an uninterrupted one has.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        resume_step: int = 0,
+        sinks: Sequence[str] = (),
+        print_every: int = 10,
+        quiet: bool = False,
+    ):
+        self.path = run_dir / METRICS_FILE
+        self.print_every = print_every
+        self.quiet = quiet
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _keep_rows_before(self.path, resume_step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._sinks = [_open_sink(name, run_dir) for name in sinks]
+        self._start_s = time.monotonic()
+
+    def log(self, step: int, values: Mapping[str, float], *, of: int | None = None) -> None:
+        """Writes one row; prints it every ``print_every`` steps and at the last of ``of`` steps."""
+        row = {"step": step} | {key: _plain(value) for key, value in values.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for sink in self._sinks:
+            sink(step, values)
+        if not self.quiet and (step % self.print_every == 0 or (of is not None and step + 1 == of)):
+            print(self._line(step, values, of), file=sys.stderr, flush=True)
+
+    def _line(self, step: int, values: Mapping[str, float], of: int | None) -> str:
+        head = f"step {step + 1}/{of}" if of else f"step {step + 1}"
+        shown = " · ".join(f"{key} {_short(value)}" for key, value in values.items())
+        left = ""
+        elapsed_s = time.monotonic() - self._start_s
+        if of and step + 1 < of and step > 0:
+            left = f" · {_duration(elapsed_s / (step + 1) * (of - step - 1))} left"
+        return f"{head} · {shown}{left}"
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl in step order; a last line cut by a kill is left out.
+
+    Raises DataError where the file is missing or a line in its middle is broken.
+    """
+    path = run_dir / METRICS_FILE
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: is {run_dir} a run directory?")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from error
+    return rows
+
+
+def _keep_rows_before(path: Path, resume_step: int) -> None:
+    if not path.exists():
+        return
+    kept = [row for row in read_metrics(path.parent) if row["step"] < resume_step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _plain(value: float) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _short(value: float) -> str:
+    number = float(value)
+    if number != 0 and (abs(number) >= 1e5 or abs(number) < 1e-3):
+        return f"{number:.2e}"
+    return f"{number:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _open_sink(name: str, run_dir: Path) -> Any:
+    if name == "tensorboard":
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError(
+                "TensorBoard is not installed: pip install 'heedful[tensorboard]'"
+            ) from error
+        writer = SummaryWriter(str(run_dir / "tensorboard"))
+
+        def write(step: int, values: Mapping[str, float]) -> None:
+            for key, value in values.items():
+                writer.add_scalar(key, float(value), step)
+
+        return write
+    if name == "wandb":
+        try:
+            import wandb
+        except ImportError as error:
+            raise MissingExtraError(
+                "Weights & Biases is not installed: pip install 'heedful[wandb]'"
+            ) from error
+        run = wandb.init(dir=str(run_dir), name=run_dir.name)
+        return lambda step, values: run.log(dict(values), step=step)
+    raise DataError(f"unknown metrics sink {name!r}: use 'tensorboard' or 'wandb'")
+
+
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file that heedful wrote itself, one at a time."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)

@@ -1,0 +1,340 @@
+"""Attention without padding, plugged into any Hugging Face model through its attention interface.
+
+A batch is one flat row of tokens, (1, T), whose ``position_ids`` restart at every sequence, so that
+every linear layer works on real tokens only. The model is called with ``layout=`` and hands it down
+to the function registered here, which knows where the sequences begin:
+
+    Packed   training, scoring, prefill: each sequence attends to itself, causally
+    Cached   decoding: one new token per row attends to that row's part of a preallocated cache
+
+Shapes: T tokens of all sequences, H heads, G key/value heads, D head size, N rows, L longest row,
+S cache slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from heedful.errors import ModelError
+
+NAME = "heedful"
+# Rows above this length go through scaled_dot_product_attention, which never holds (L, L) weights.
+MAX_MATMUL_LENGTH = 512
+# A bucket takes rows down to this share of its longest row: few buckets, little padding.
+BUCKET_RATIO = 0.8
+MIN_BUCKET_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Sequences of similar length, as indices that gather them into right-padded rows."""
+
+    gather: Tensor  # (N * L,) token index of every cell; cells past a row's end repeat its last token
+    scatter: Tensor  # (tokens,) cells that hold real tokens
+    tokens: Tensor  # (tokens,) their token indices
+    num_rows: int
+    length: int
+
+
+class KeyValueCache:
+    """Preallocated keys and values of every layer: (layers, 2, rows, G, S, D)."""
+
+    def __init__(self, config: Any, rows: int, slots: int, dtype: torch.dtype, device: Any = "cpu"):
+        text_config = config.get_text_config()
+        heads = text_config.num_attention_heads
+        groups = getattr(text_config, "num_key_value_heads", None) or heads
+        size = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+        layers = text_config.num_hidden_layers
+        self.data = torch.zeros(layers, 2, rows, groups, slots, size, dtype=dtype, device=device)
+
+    def move_rows(self, source: Tensor, target: Tensor, used: int) -> None:
+        """Copies the first ``used`` slots of rows ``source`` over rows ``target``."""
+        self.data[:, :, target, :, :used] = self.data[:, :, source, :, :used]
+
+
+class Packed:
+    """Layout of sequences that stand one after another in a flat row of tokens."""
+
+    def __init__(self, lengths: Sequence[int], device: Any = "cpu"):
+        if not lengths or min(lengths) < 1:
+            raise ValueError("a packed batch needs at least one sequence, each of at least one token")
+        self.lengths = list(lengths)
+        self.device = device
+        self.cache: KeyValueCache | None = None
+        self.cache_rows: Tensor | None = None  # (N,) the cache row of every sequence
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(N + 1,) index of the first token of every sequence, and the end of the last."""
+        ends = torch.tensor(self.lengths, device=self.device).cumsum(0)
+        return F.pad(ends, (1, 0))
+
+    @cached_property
+    def row_of(self) -> Tensor:
+        """(T,) the sequence that every token belongs to."""
+        rows = torch.arange(len(self.lengths), device=self.device)
+        return rows.repeat_interleave(torch.tensor(self.lengths, device=self.device))
+
+    @cached_property
+    def position_ids(self) -> Tensor:
+        """(1, T) positions that restart at every sequence."""
+        tokens = torch.arange(int(self.starts[-1]), device=self.device)
+        return (tokens - self.starts[self.row_of])[None]
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        return [self._bucket(rows) for rows in _group_by_length(self.lengths)]
+
+    def _bucket(self, rows: list[int]) -> Bucket:
+        length = max(self.lengths[row] for row in rows)
+        index = torch.tensor(rows, device=self.device)
+        lengths = torch.tensor([self.lengths[row] for row in rows], device=self.device)
+        slots = torch.arange(length, device=self.device)
+        gather = self.starts[index][:, None] + torch.minimum(slots, lengths[:, None] - 1)  # (N, L)
+        scatter = (slots < lengths[:, None]).flatten().nonzero()[:, 0]
+        gather = gather.flatten()
+        return Bucket(gather, scatter, gather[scatter], len(rows), length)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: _Options) -> Tensor:
+        """(T, H, D) from q (T, H, D), k and v (T, G, D)."""
+        if self.cache is not None:
+            rows = self.cache_rows[self.row_of]  # (T,)
+            slots = self.position_ids[0]
+            self.cache.data[layer, 0, rows, :, slots] = k.to(self.cache.data.dtype)
+            self.cache.data[layer, 1, rows, :, slots] = v.to(self.cache.data.dtype)
+        longest = max(self.lengths)
+        if q.device.type == "cpu" and longest <= MAX_MATMUL_LENGTH and options.is_plain:
+            return _BucketAttention.apply(q, k, v, self.buckets, options.scale)
+        out = torch.empty_like(q)
+        for bucket in self.buckets:
+            rows = _bucket_sdpa(q, k, v, bucket, options)  # (N * L, H, D)
+            out = out.index_copy(0, bucket.tokens, rows.index_select(0, bucket.scatter))
+        return out
+
+
+class Cached:
+    """Layout of one new token for each of the first A rows of a cache, at that row's own slot."""
+
+    def __init__(self, cache: KeyValueCache, slots: Tensor):
+        self.cache = cache
+        self.slots = slots  # (A,)
+        self.rows = torch.arange(len(slots), device=slots.device)
+        self.used = int(slots.max()) + 1
+        self._biases: dict[int | None, Tensor] = {}
+
+    @property
+    def position_ids(self) -> Tensor:
+        return self.slots[None]
+
+    def bias(self, window: int | None) -> Tensor:
+        """(A, 1, 1, used) 0 where a row may look, -inf past its newest token or out of its window."""
+        if window not in self._biases:
+            slots = torch.arange(self.used, device=self.slots.device)
+            hidden = slots > self.slots[:, None]
+            if window is not None:
+                hidden |= slots <= self.slots[:, None] - window
+            bias = torch.zeros(hidden.shape, dtype=self.cache.data.dtype, device=hidden.device)
+            self._biases[window] = bias.masked_fill_(hidden, float("-inf"))[:, None, None]
+        return self._biases[window]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: _Options) -> Tensor:
+        """(A, H, D) from q (A, H, D), k and v (A, G, D) of the new tokens."""
+        count, used = len(self.slots), self.used
+        self.cache.data[layer, 0, self.rows, :, self.slots] = k.to(self.cache.data.dtype)
+        self.cache.data[layer, 1, self.rows, :, self.slots] = v.to(self.cache.data.dtype)
+        keys = self.cache.data[layer, 0, :count, :, :used]
+        values = self.cache.data[layer, 1, :count, :, :used]
+        bias = self.bias(options.window)
+        if options.softcap is None:
+            return F.scaled_dot_product_attention(
+                q[:, :, None].to(keys.dtype),
+                keys,
+                values,
+                attn_mask=bias,
+                scale=options.scale,
+                enable_gqa=q.shape[1] != keys.shape[1],
+            )[:, :, 0].to(q.dtype)
+        return _softcap_attention(q[:, :, None], keys, values, bias, options)[:, :, 0]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a model asks of its attention besides the plain causal form."""
+
+    scale: float
+    dropout: float = 0.0
+    window: int | None = None
+    softcap: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.dropout == 0.0 and self.window is None and self.softcap is None
+
+
+class _BucketAttention(torch.autograd.Function):
+    """Causal attention of packed sequences by batched matmuls over length buckets (CPU).
+
+    Measured 2 times faster than the flash kernel in forward + backward for rows near 128 tokens.
+    Cells past a row's end never reach an output: they only look back, and nothing looks at them.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, buckets, scale):
+        heads, size = q.shape[1:]
+        groups = k.shape[1]
+        out = torch.empty_like(q)
+        saved = []
+        for bucket in buckets:
+            rows = [_to_rows(x, bucket, heads) for x in (q, k, v)]  # (N * H, L, D) each
+            weights = _causal_weights(rows[0], rows[1], scale)  # (N * H, L, L)
+            mixed = torch.bmm(weights, rows[2])
+            out[bucket.tokens] = _from_rows(mixed, bucket, heads)
+            saved += [*rows, weights]
+        ctx.save_for_backward(*saved)
+        ctx.buckets, ctx.scale, ctx.shapes = buckets, scale, (q.shape, groups, heads, size)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        shape, groups, heads, size = ctx.shapes
+        num_tokens = shape[0]
+        grads = [grad.new_empty(num_tokens, heads, size) for _ in range(3)]
+        for i, bucket in enumerate(ctx.buckets):
+            q, k, v, weights = ctx.saved_tensors[4 * i : 4 * i + 4]
+            # cells past a row's end repeat a real token: their gradient must be zero, not repeated
+            flat = grad.new_zeros(bucket.num_rows * bucket.length, heads, size)
+            flat[bucket.scatter] = grad[bucket.tokens]
+            upstream = _split_heads(flat, bucket)
+            grad_weights = torch.bmm(upstream, v.transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_scores.mul_(ctx.scale)
+            parts = (
+                torch.bmm(grad_scores, k),
+                torch.bmm(grad_scores.transpose(1, 2), q),
+                torch.bmm(weights.transpose(1, 2), upstream),
+            )
+            for whole, part in zip(grads, parts, strict=True):
+                whole[bucket.tokens] = _from_rows(part, bucket, heads)
+        if groups != heads:
+            grads[1:] = [g.view(num_tokens, groups, -1, size).sum(2) for g in grads[1:]]
+        return *grads, None, None
+
+
+def _to_rows(x: Tensor, bucket: Bucket, heads: int) -> Tensor:
+    """(N * H, L, D) rows of a bucket from tokens (T, H or G, D); shared heads are repeated."""
+    rows = x.index_select(0, bucket.gather)
+    if x.shape[1] != heads:
+        rows = rows.repeat_interleave(heads // x.shape[1], dim=1)
+    return _split_heads(rows, bucket)
+
+
+def _split_heads(rows: Tensor, bucket: Bucket) -> Tensor:
+    heads, size = rows.shape[1:]
+    rows = rows.view(bucket.num_rows, bucket.length, heads, size).transpose(1, 2)
+    return rows.reshape(bucket.num_rows * heads, bucket.length, size)
+
+
+def _from_rows(rows: Tensor, bucket: Bucket, heads: int) -> Tensor:
+    """(tokens, H, D) real tokens of a bucket from its rows (N * H, L, D)."""
+    size = rows.shape[-1]
+    rows = rows.view(bucket.num_rows, heads, bucket.length, size).transpose(1, 2)
+    return rows.reshape(-1, heads, size).index_select(0, bucket.scatter)
+
+
+def _causal_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    length = q.shape[1]
+    above = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+    return torch.softmax(torch.baddbmm(above, q, k.transpose(1, 2), alpha=scale), dim=-1)
+
+
+def _bucket_sdpa(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, options: _Options) -> Tensor:
+    """(N * L, H, D) attention of one bucket by the library's kernels, any window or soft cap."""
+    rows = [
+        x.index_select(0, bucket.gather)
+        .view(bucket.num_rows, bucket.length, *x.shape[1:])
+        .transpose(1, 2)
+        for x in (q, k, v)
+    ]
+    bias = None
+    if options.window is not None or options.softcap is not None:
+        ahead = torch.arange(bucket.length, device=q.device)
+        distance = ahead[:, None] - ahead  # query minus key
+        hidden = distance < 0
+        if options.window is not None:
+            hidden |= distance >= options.window
+        bias = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device)
+        bias = bias.masked_fill_(hidden, float("-inf"))
+    if options.softcap is None:
+        out = F.scaled_dot_product_attention(
+            *rows,
+            attn_mask=bias,
+            is_causal=bias is None,
+            dropout_p=options.dropout,
+            scale=options.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+    else:
+        out = _softcap_attention(*rows, bias, options)
+    return out.transpose(1, 2).reshape(-1, q.shape[1], q.shape[2])
+
+
+def _softcap_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, options: _Options) -> Tensor:
+    repeat = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(repeat, dim=1).to(q.dtype) for x in (k, v))
+    scores = torch.matmul(q, k.transpose(-1, -2)) * options.scale
+    scores = options.softcap * torch.tanh(scores / options.softcap) + bias
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    return torch.matmul(F.dropout(weights, options.dropout), v)
+
+
+def _group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in groups of similar length, longest first."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups: list[list[int]] = [[]]
+    for row in order:
+        group = groups[-1]
+        if len(group) >= MIN_BUCKET_ROWS and lengths[row] < BUCKET_RATIO * lengths[group[0]]:
+            groups.append([row])
+        else:
+            group.append(row)
+    return groups
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,  # (1, H, T, D)
+    key: Tensor,  # (1, G, T, D)
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Packed | Cached | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The function that transformers calls in every attention layer."""
+    if layout is None:
+        raise ModelError(
+            f"{type(module).__name__} was called without layout=, or its model does not hand keyword "
+            "arguments down to its attention: this architecture is not supported yet"
+        )
+    if s_aux is not None:
+        raise ModelError(f"{type(module).__name__} uses attention sinks, which are not supported yet")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    options = _Options(scale, dropout, sliding_window, softcap)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return layout.attend(module.layer_idx, q, k, v, options)[None], None
+
+
+AttentionInterface.register(NAME, _attention)

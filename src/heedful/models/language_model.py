@@ -1,0 +1,312 @@
+"""Any Hugging Face causal LM as it is: loading, hidden states of packed rows, log-probabilities.
+
+Shapes: T tokens of all sequences of a packed batch, D hidden size, V vocabulary, M chosen positions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from heedful.errors import ModelError
+from heedful.models import attention
+from heedful.models.attention import Cached, Packed
+
+PAD_TOKEN = "<|pad|>"
+# Rows of logits that exist at one time, in (V-wide) cells: 16 MiB of fp32.
+LOGIT_CELLS = 4 * 2**20
+
+
+def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The causal LM of a local Hugging Face directory, on our attention, in eval mode.
+
+    Raises ModelError where the directory is missing or is not a causal LM.
+    """
+    config = load_config(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path), config=config, dtype=dtype, attn_implementation=attention.NAME
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} could not be loaded as a causal language model: {error}") from error
+    return model.eval()
+
+
+def load_config(path: Path | str) -> Any:
+    """The configuration of a local Hugging Face directory; ModelError says what is missing."""
+    directory = Path(path)
+    if not directory.is_dir():
+        raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
+    if not (directory / "config.json").is_file():
+        found = ", ".join(sorted(p.name for p in directory.iterdir())[:5]) or "nothing"
+        raise ModelError(f"{path} is not a model: it has no config.json (found: {found})")
+    try:
+        return AutoConfig.from_pretrained(str(directory))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}/config.json cannot be read: {error}") from error
+
+
+def new_language_model(config: Any, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal LM of the given Hugging Face configuration with random weights, on our attention."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    cast_weights(model, dtype)
+    return model.eval()
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the weights in place, but no buffer: rotary frequencies would lose their positions."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def load_tokenizer(path: Path | str) -> Any:
+    """The tokenizer of a model directory; it has an EOS token, and a pad token that is not EOS.
+
+    A missing pad token, or one that equals EOS, is replaced by a new token (never by EOS: a masked
+    EOS would mean a model that never learns to stop). ``fit_vocabulary`` makes room for it.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} has no tokenizer that can be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {path} has no EOS token: set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    return tokenizer
+
+
+def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Widens the embeddings where the tokenizer has more tokens, and sets the model's special ids."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if model.generation_config is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+
+def require_same_tokenizer(first: Any, second: Any, names: tuple[str, str]) -> None:
+    """Raises ModelError unless both tokenizers map text to the same ids (design: one tokenizer)."""
+    ours, theirs = first.get_vocab(), second.get_vocab()
+    if ours == theirs:
+        return
+    different = sorted(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[1])[:3]
+    raise ModelError(
+        f"{names[0]} and {names[1]} have different tokenizers ({len(ours)} and {len(theirs)} tokens, "
+        f"first differences: {different}): both must come from the same base model"
+    )
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """The transformer below the output head."""
+    return model.base_model
+
+
+def hidden_states(model: PreTrainedModel, tokens: Tensor, layout: Packed | Cached) -> Tensor:
+    """(T, D) final hidden states of a flat row of tokens (T,)."""
+    output = body_of(model)(
+        input_ids=tokens[None], position_ids=layout.position_ids, use_cache=False, layout=layout
+    )
+    return output.last_hidden_state[0]
+
+
+def token_logprobs(
+    model: PreTrainedModel, hidden: Tensor, targets: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """(M,) fp32 log-probabilities of tokens (M,) under the heads' distribution at hidden (M, D).
+
+    The (M, V) logits never exist at once: chunks are computed, used and dropped, in the forward and
+    again in the backward pass.
+    """
+    head = model.get_output_embeddings()
+    scale, softcap = logit_transform(model.config)
+    bias = getattr(head, "bias", None)
+    return _ChunkedLogprobs.apply(
+        hidden, head.weight, bias, targets, scale / temperature, softcap, temperature
+    )
+
+
+def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """(M, V) fp32 logits at hidden (M, D)."""
+    head = model.get_output_embeddings()
+    scale, softcap = logit_transform(model.config)
+    return _logits(hidden, head.weight, getattr(head, "bias", None), scale, softcap, 1.0)
+
+
+def logit_transform(config: Any) -> tuple[float, float | None]:
+    """(scale, soft cap) that an architecture applies to its logits after the output embedding."""
+    text_config = config.get_text_config()
+    scale = float(getattr(text_config, "logit_scale", None) or 1.0)  # Cohere
+    scale /= float(getattr(text_config, "logits_scaling", None) or 1.0)  # Granite
+    softcap = getattr(text_config, "final_logit_softcapping", None)  # Gemma 2, 3
+    return scale, softcap
+
+
+def _logits(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    temperature: float,
+) -> Tensor:
+    """fp32 logits divided by the temperature (``scale`` already is, the soft cap is done here)."""
+    with _bf16_products(hidden.dtype):
+        z = F.linear(hidden.float(), weight.float())
+    if bias is not None:
+        z = z + bias.float()
+    if softcap is None:
+        return z if scale == 1.0 else z.mul_(scale)
+    return z.mul_(scale * temperature / softcap).tanh_().mul_(softcap / temperature)
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, scale, softcap, temperature):
+        rows = max(1, LOGIT_CELLS // weight.shape[0])
+        count = hidden.shape[0]
+        logprobs = torch.empty(count, device=hidden.device)
+        normalizer = torch.empty(count, device=hidden.device)
+        for start in range(0, count, rows):
+            part = slice(start, start + rows)
+            z = _logits(hidden[part], weight, bias, scale, softcap, temperature)
+            normalizer[part] = torch.logsumexp(z, dim=-1)
+            logprobs[part] = z.gather(1, targets[part, None])[:, 0] - normalizer[part]
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
+        ctx.settings = (rows, scale, softcap, temperature)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx, grad):
+        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
+        rows, scale, softcap, temperature = ctx.settings
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            z = _logits(hidden[part], weight, bias, scale, softcap, temperature)
+            # d logprob[target] / dz = onehot - softmax
+            dz = torch.exp(z - normalizer[part, None]).mul_(-grad[part, None])
+            dz.scatter_add_(1, targets[part, None], grad[part, None])
+            if softcap is not None:
+                dz.mul_(1.0 - (z * (temperature / softcap)).square_())
+            dz.mul_(scale)
+            if grad_bias is not None:
+                grad_bias += dz.sum(0)
+            dz = dz.to(hidden.dtype)
+            grad_hidden[part] = dz @ weight
+            grad_weight += dz.t() @ hidden[part]
+        return (
+            grad_hidden,
+            grad_weight.to(weight.dtype),
+            None if bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+@contextlib.contextmanager
+def _bf16_products(dtype: torch.dtype) -> Iterator[None]:
+    """fp32 tensors that came from bf16 multiply through the bf16 units, summed and kept in fp32.
+
+    Nothing is lost in the inputs, and the logits keep the digits that bf16 output would round away.
+    """
+    if dtype != torch.bfloat16:
+        yield
+        return
+    backends = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        backends[0].fp32_precision = "bf16"
+        backends[1].fp32_precision = "tf32"
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
+
+
+def set_residual_dropout(model: PreTrainedModel, p: float) -> None:
+    """Sets dropout on the output of every attention and MLP block (paper C.1: 0.2 in SFT).
+
+    Models with dropout modules of their own get ``p`` there; others get it by a forward hook.
+    """
+    own = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout) and "resid" in name.rsplit(".", 1)[-1]
+    ]
+    if own:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        for module in own:
+            module.p = p
+        for name, module in model.named_modules():
+            if name.endswith("mlp.dropout"):
+                module.p = p
+        return
+    if p == 0.0:
+        return
+
+    def drop(module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (F.dropout(output[0], p, module.training), *output[1:])
+        return F.dropout(output, p, module.training)
+
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in ("self_attn", "attention", "attn", "mlp"):
+            module.register_forward_hook(drop)
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The compute dtype of a setting: float32, bfloat16, or the faster of both here for "auto".
+
+    "auto" takes bfloat16 only where this processor multiplies it at least 1.5 times as fast as fp32
+    (two matmuls of a few milliseconds decide).
+    """
+    if name == "float32":
+        return torch.float32
+    if name == "bfloat16":
+        return torch.bfloat16
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    fast = seconds[torch.bfloat16] * 1.5 < seconds[torch.float32]
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    a, b = torch.randn(1024, 512, dtype=dtype), torch.randn(512, 512, dtype=dtype)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """The number of distinct parameters, embeddings included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def read_lineage(path: Path | str) -> dict[str, Any]:
+    """The heedful.json beside a model (step, parent, data, config), empty for a foreign model."""
+    file = Path(path) / "heedful.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,0 +1,1 @@
+"""Batched sampling over token ids, and what PPO computes from it."""

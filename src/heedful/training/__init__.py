@@ -1,0 +1,1 @@
+"""The three steps of InstructGPT (and pretraining before them)."""

@@ -1,0 +1,177 @@
+"""Published models (plain Hugging Face directories with a heedful.json) and training state.
+
+Both are written beside their place and renamed into it, so a full disk or a kill leaves the last
+complete one as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from heedful.config import Section, dump_toml
+from heedful.errors import CheckpointError
+
+LINEAGE_FILE = "heedful.json"
+STATE_DIR = "state"
+FINAL_MODEL = "model"
+
+
+def publish(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    directory: Path,
+    lineage: dict[str, Any],
+    extra_files: dict[str, str] | None = None,
+) -> Path:
+    """Writes a model directory that transformers loads as it stands; returns it.
+
+    ``lineage`` (step, parents, data, config, metrics) goes into heedful.json, ``extra_files`` beside
+    it. Raises CheckpointError where it cannot be written; an older directory is untouched then.
+    """
+    partial = directory.with_name(directory.name + ".partial")
+    implementation = model.config._attn_implementation
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        # our attention is a matter of this process: the published config names none
+        model.config._attn_implementation = None
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for name, text in (extra_files or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        (partial / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2), encoding="utf-8")
+        _replace_directory(partial, directory)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"{directory} could not be written ({error.strerror or error}): free some space and run "
+            "again with --resume; what was there before is untouched"
+        ) from error
+    finally:
+        model.config._attn_implementation = implementation
+    return directory
+
+
+def _replace_directory(source: Path, target: Path) -> None:
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_state(run_dir: Path, step: int, state: dict[str, Any]) -> None:
+    """Writes the training state after ``step`` updates, then drops the one before it.
+
+    Raises CheckpointError on a full disk; the state before is untouched then.
+    """
+    directory = run_dir / STATE_DIR
+    path = directory / f"step-{step:08d}.pt"
+    partial = path.with_suffix(".partial")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(state | {"step": step}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"the training state of step {step} could not be written to {directory} ({error}): free "
+            "some space and run again with --resume; the state before it is untouched"
+        ) from error
+    for other in directory.glob("step-*.pt"):
+        if other != path:
+            other.unlink()
+
+
+def load_state(run_dir: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The newest training state of a run, or None; CheckpointError where it is of other settings."""
+    states = sorted((run_dir / STATE_DIR).glob("step-*.pt"))
+    if not states:
+        return None
+    state = torch.load(states[-1], map_location="cpu", weights_only=True)
+    if state.get("fingerprint") != fingerprint:
+        raise CheckpointError(
+            f"{states[-1]} was made with other settings or data: run with the old settings, or give "
+            "another run_dir, or delete its state/ folder to start again"
+        )
+    return state
+
+
+def drop_state(run_dir: Path) -> None:
+    """Removes the training state of a run that has ended."""
+    shutil.rmtree(run_dir / STATE_DIR, ignore_errors=True)
+
+
+def config_fingerprint(config: Section) -> str:
+    """A hash of the settings that change the result (where it runs and what it logs do not)."""
+    values = config.model_dump(mode="json", exclude={"run_dir", "log"})
+    values.get("compute", {}).pop("threads", None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def start_run(config: Section, run_dir: Path) -> None:
+    """Writes config.toml and env.json (versions, processor, git state) into the run directory."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.toml").write_text(dump_toml(config), encoding="utf-8")
+    (run_dir / "env.json").write_text(json.dumps(environment(), indent=2), encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor and git state of this process."""
+    import transformers
+
+    import heedful
+
+    return {
+        "heedful": heedful.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git": git_state(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the installed source tree and whether it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(git("status", "--porcelain", "--", "."))}
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,227 @@
+"""What the steps share: the optimizer, the learning rate, seeds, micro-batches. Plain functions and
+one class; every step keeps its own loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heedful.errors import TrainingError
+
+NON_FINITE_FILE = "non_finite_batch.pt"
+
+
+class Adam:
+    """AdamW on fp32 master weights, flat, for a model that computes in fp32 or bf16.
+
+    All trainable weights live in one buffer of the compute dtype, all gradients in another; the
+    model's parameters are views. ``collect`` adds the gradients of a backward pass to an fp32 sum,
+    so micro-batches lose nothing to bf16; ``step`` divides that sum, clips it and updates the
+    masters. Without fp32 masters, updates at PPO's learning rates would round away.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ):
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
+        self.sizes = [parameter.numel() for _, parameter in named]
+        self.max_grad_norm = max_grad_norm
+        first = named[0][1]
+        total = sum(self.sizes)
+        self.weights = torch.empty(total, dtype=first.dtype, device=first.device)
+        self.grads = torch.zeros_like(self.weights)
+        self.master = nn.Parameter(torch.empty(total, dtype=torch.float32, device=first.device))
+        self.master.grad = torch.zeros_like(self.master)
+        start = 0
+        for _, parameter in named:
+            part = slice(start, start + parameter.numel())
+            view = self.weights[part].view(parameter.shape)
+            view.copy_(parameter.data)
+            parameter.data = view
+            parameter.grad = self.grads[part].view(parameter.shape)
+            start = part.stop
+        self.master.data.copy_(self.weights)
+        self._adam = torch.optim.AdamW(
+            [self.master], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+        )
+
+    def collect(self, scale: float = 1.0) -> None:
+        """Adds ``scale`` times the gradients of the last backward passes to the fp32 sum."""
+        self.master.grad.add_(self.grads, alpha=scale)
+        self.grads.zero_()
+
+    def step(self, lr: float, *, where: str) -> float:
+        """One update from the collected sum; returns its norm before clipping.
+
+        Raises TrainingError naming the tensor where the gradient is not finite; no weight has
+        changed then.
+        """
+        norm = float(self.master.grad.norm())
+        if not math.isfinite(norm):
+            raise TrainingError(f"{where}: the gradient of {self._worst()} is not finite; {_ADVICE}")
+        if norm > self.max_grad_norm:
+            self.master.grad.mul_(self.max_grad_norm / norm)
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+        self._adam.step()
+        self.sync()
+        self.master.grad.zero_()
+        return norm
+
+    def _worst(self) -> str:
+        parts = self.master.grad.split(self.sizes)
+        pairs = zip(self.names, parts, strict=True)
+        return next((name for name, part in pairs if not part.isfinite().all()), "all tensors together")
+
+    def set_weights(self, master: Tensor) -> None:
+        """Replaces all weights, masters and compute copies."""
+        self.master.data.copy_(master)
+        self.sync()
+
+    def master_of(self, parameter: nn.Parameter) -> Tensor:
+        """The fp32 master of a parameter, as a view; ``sync`` after changing it."""
+        start = parameter.data.storage_offset()
+        return self.master.data[start : start + parameter.numel()].view(parameter.shape)
+
+    def sync(self) -> None:
+        """Copies the masters into the model."""
+        self.weights.copy_(self.master.data)
+
+    def release(self, master: Tensor | None = None) -> None:
+        """Hands the model its masters (or ``master``) as fp32 weights: ready to be published."""
+        source = self.master.data if master is None else master
+        for parameter, part in zip(self.parameters, source.split(self.sizes), strict=True):
+            parameter.data = part.view(parameter.shape)
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"master": self.master.data.clone(), "adam": self._adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.set_weights(state["master"])
+        self._adam.load_state_dict(state["adam"])
+
+
+_ADVICE = (
+    "nothing was updated. Usual causes: a learning rate that is too high, or data with a broken row. "
+    "The batch is saved beside the metrics; lower the learning rate or look at the batch"
+)
+
+
+def require_finite(loss: Tensor, batch: Any, run_dir: Path, where: str) -> None:
+    """Stops before the backward pass of a non-finite loss, with the batch saved."""
+    if not bool(loss.isfinite()):
+        torch.save(batch, run_dir / NON_FINITE_FILE)
+        raise TrainingError(f"{where}: the loss is {float(loss)}; {_ADVICE} ({NON_FINITE_FILE})")
+
+
+def learning_rate(
+    step: int,
+    total: int,
+    peak: float,
+    *,
+    schedule: str = "cosine",
+    final_share: float = 0.1,
+    warmup: int = 0,
+    warmup_from: float = 0.0,
+) -> float:
+    """The learning rate of update ``step`` (0-based) of ``total``.
+
+    Linear warm-up from ``warmup_from`` of the peak, then constant or a cosine down to
+    ``final_share`` of the peak at the last update (paper C.1, C.2, C.4).
+    """
+    if step < warmup:
+        return peak * (warmup_from + (1 - warmup_from) * (step + 1) / warmup)
+    if schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(1, total - 1 - warmup)
+    return peak * (final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def derive_seed(seed: int, purpose: str, *indices: int) -> int:
+    """A seed for one use of randomness: the same for the same arguments, else unrelated.
+
+    Every random choice of a run comes from (seed, purpose, step), so a resumed run needs no saved
+    generator state to go on exactly.
+    """
+    text = "/".join([str(seed), purpose, *map(str, indices)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def make_generator(seed: int, purpose: str, *indices: int) -> torch.Generator:
+    """A torch generator seeded by ``derive_seed``."""
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, *indices))
+
+
+def epoch_batches(
+    num_items: int, batch_size: int, num_steps: int, seed: int, first_step: int = 0
+) -> Iterator[list[int]]:
+    """Batches of indices for steps ``first_step`` to ``num_steps``: shuffled passes, without seams.
+
+    Every item is used once before any is used again. Any step can be started from directly.
+    """
+    epoch, order = -1, []
+    for step in range(first_step, num_steps):
+        batch = []
+        for position in range(step * batch_size, (step + 1) * batch_size):
+            if position // num_items != epoch:
+                epoch = position // num_items
+                generator = make_generator(seed, "order", epoch)
+                order = torch.randperm(num_items, generator=generator).tolist()
+            batch.append(order[position % num_items])
+        yield batch
+
+
+def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Groups of indices, similar lengths together, each of at most ``max_tokens`` tokens in all.
+
+    A single sequence longer than that is a group of its own.
+    """
+    groups: list[list[int]] = []
+    size = max_tokens
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if size + lengths[index] > max_tokens:
+            groups.append([])
+            size = 0
+        groups[-1].append(index)
+        size += lengths[index]
+    return groups
+
+
+def pack(sequences: Iterable[Sequence[int]]) -> Tensor:
+    """(T,) the tokens of all sequences, one after another."""
+    return torch.tensor([token for sequence in sequences for token in sequence])
+
+
+class Timer:
+    """Seconds of named phases within a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Adds the time since the last lap to ``name``."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def metrics(self) -> dict[str, float]:
+        """``time/<phase>_s`` of every phase."""
+        return {f"time/{name}_s": seconds for name, seconds in self.seconds.items()}

@@ -1,0 +1,138 @@
+"""Forward passes that several steps share: over rows of text, and over prompts with responses.
+
+Shapes: N rows of text of T tokens, B sequences (prompt then response), M response tokens in all,
+R longest response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from heedful.config import Optim
+from heedful.data.text import TextRows
+from heedful.errors import DataError
+from heedful.losses.sft import sft_loss
+from heedful.models.attention import Packed
+from heedful.models.language_model import hidden_states, token_logprobs
+from heedful.models.scalar_model import scalars
+from heedful.training.loop import Adam, require_finite
+
+# Rows of held-out text in one validation.
+VALID_ROWS = 256
+
+
+class Sequences(NamedTuple):
+    """Prompts with their responses as one flat row, and where the response tokens are predicted."""
+
+    layout: Packed
+    tokens: Tensor  # (T,) all tokens
+    predictors: Tensor  # (M,) index of the position that predicts each response token
+    targets: Tensor  # (M,) the response tokens
+    row_of: Tensor  # (M,) the sequence of each response token
+    column_of: Tensor  # (M,) its place in the response
+    last: Tensor  # (B,) index of each sequence's last token
+
+
+def make_sequences(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: Any = "cpu"
+) -> Sequences:
+    """The packed form of B prompts and their responses (each of at least one token)."""
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    layout = Packed(lengths, device)
+    flat = [token for p, r in zip(prompts, responses, strict=True) for token in (*p, *r)]
+    tokens = torch.tensor(flat, device=device)
+    prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)
+    column = layout.position_ids[0] - prompt_lengths[layout.row_of]
+    targets_at = (column >= 0).nonzero()[:, 0]
+    return Sequences(
+        layout,
+        tokens,
+        targets_at - 1,
+        tokens[targets_at],
+        layout.row_of[targets_at],
+        column[targets_at],
+        layout.starts[1:] - 1,
+    )
+
+
+def response_logprobs(model: Any, batch: Sequences, temperature: float = 1.0) -> Tensor:
+    """(M,) log-probabilities of the response tokens."""
+    hidden = hidden_states(model, batch.tokens, batch.layout)
+    return token_logprobs(
+        model, hidden.index_select(0, batch.predictors), batch.targets, temperature
+    )
+
+
+def final_scores(model: Any, batch: Sequences) -> Tensor:
+    """(B,) scalars at the last token of every sequence: the scores of a reward model."""
+    hidden = hidden_states(model, batch.tokens, batch.layout)
+    return scalars(model, hidden.index_select(0, batch.last))
+
+
+def response_values(model: Any, batch: Sequences) -> Tensor:
+    """(M,) scalars at the positions that predict the response tokens: values before each action."""
+    hidden = hidden_states(model, batch.tokens, batch.layout)
+    return scalars(model, hidden.index_select(0, batch.predictors))
+
+
+def to_rows(values: Tensor, batch: Sequences, num_columns: int) -> Tensor:
+    """(B, R) from values (M,) of the response tokens; 0 past a response's end."""
+    rows = values.new_zeros(len(batch.last), num_columns)
+    return rows.index_put((batch.row_of, batch.column_of), values)
+
+
+def make_optimizer(model: Any, optim: Optim) -> Adam:
+    """The optimizer of a step from its settings."""
+    return Adam(
+        model,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+    )
+
+
+def accumulate_text(
+    model: Any, rows: Tensor, max_tokens: int, run_dir: Path, where: str, weight: float = 1.0
+) -> float:
+    """The per-token mean loss of rows (N, T); adds ``weight`` times its gradient to the model's.
+
+    Text goes through the model in micro-batches; the division by the global count makes their sum
+    the gradient of the one big batch.
+    """
+    count = rows.shape[0] * (rows.shape[1] - 1)
+    total = 0.0
+    step = max(1, max_tokens // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        loss = _text_loss_sum(model, part) / count
+        require_finite(loss, part, run_dir, where)
+        (weight * loss).backward()
+        total += float(loss.detach())
+    return total
+
+
+def _text_loss_sum(model: Any, rows: Tensor) -> Tensor:
+    layout = Packed([rows.shape[1] - 1] * len(rows), rows.device)
+    hidden = hidden_states(model, rows[:, :-1].flatten(), layout)
+    logprobs = token_logprobs(model, hidden, rows[:, 1:].flatten())[None]
+    return sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))[0]
+
+
+@torch.no_grad()
+def text_loss(model: Any, rows: TextRows, max_tokens: int, num_rows: int = VALID_ROWS) -> float:
+    """Mean next-token loss in nats on the first rows of held-out text."""
+    model.eval()
+    sample = rows.first(num_rows)
+    if len(sample) == 0:
+        raise DataError("the held-out text is shorter than one row: give more, or a smaller row_tokens")
+    total = 0.0
+    step = max(1, max_tokens // sample.shape[1])
+    for start in range(0, len(sample), step):
+        total += float(_text_loss_sum(model, sample[start : start + step]))
+    return total / (sample.shape[0] * (sample.shape[1] - 1))

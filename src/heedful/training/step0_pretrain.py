@@ -1,0 +1,84 @@
+"""Step 0: a base model from text, for those who do not bring one (and for the miniature world)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from heedful.config import PretrainConfig
+from heedful.data.text import TextRows
+from heedful.metrics import MetricsLog
+from heedful.models.language_model import cast_weights, num_parameters, pick_dtype
+from heedful.training.checkpoint import config_fingerprint, load_state, save_state
+from heedful.training.loop import Timer, derive_seed, learning_rate
+from heedful.training.passes import accumulate_text, make_optimizer, text_loss
+
+
+def train(
+    config: PretrainConfig,
+    model: Any,
+    rows: TextRows,
+    valid_rows: TextRows | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """The last metrics, after training ``model`` in place on ``config.num_tokens`` tokens.
+
+    Next-token loss on every token, fp32 masters. Goes on from the newest state in ``run_dir``.
+    """
+    run_dir = Path(config.run_dir)
+    optim, log_config = config.optim, config.log
+    tokens_per_step = optim.batch_size * rows.row_tokens
+    num_steps = max(1, math.ceil(config.num_tokens / tokens_per_step))
+    fingerprint = config_fingerprint(config)
+    cast_weights(model, pick_dtype(config.compute.dtype))
+    optimizer = make_optimizer(model, optim)
+    first_step = 0
+    if (state := load_state(run_dir, fingerprint)) is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        first_step = state["step"]
+    log = MetricsLog(
+        run_dir, resume_step=first_step, sinks=log_config.sinks, print_every=log_config.print_every
+    )
+    flops_per_step = 6 * num_parameters(model) * tokens_per_step
+    last: dict[str, float] = {}
+    for step in range(first_step, num_steps):
+        timer = Timer()
+        batch = rows.draw(optim.batch_size, derive_seed(config.seed, "text", step))
+        where = f"step {step + 1}"
+        model.train()
+        loss = accumulate_text(model, batch, config.compute.tokens_per_microbatch, run_dir, where)
+        optimizer.collect()
+        lr = learning_rate(
+            step,
+            num_steps,
+            optim.lr,
+            schedule=optim.schedule,
+            final_share=optim.final_lr_share,
+            warmup=optim.warmup_steps,
+        )
+        grad_norm = optimizer.step(lr, where=where)
+        timer.lap("update")
+        last = {
+            "pretrain/loss": loss,
+            "optim/lr": lr,
+            "optim/grad_norm": grad_norm,
+            "speed/tokens_per_s": tokens_per_step / timer.seconds["update"],
+            "speed/flops_per_s": flops_per_step / timer.seconds["update"],
+            "data/tokens": float((step + 1) * tokens_per_step),
+        }
+        every = log_config.valid_every
+        if valid_rows is not None and (step + 1 == num_steps or (every and (step + 1) % every == 0)):
+            last["valid/text_loss"] = text_loss(
+                model, valid_rows, config.compute.tokens_per_microbatch
+            )
+        log.log(step, last | timer.metrics(), of=num_steps)
+        progress(step + 1, num_steps)
+        if log_config.save_every and (step + 1) % log_config.save_every == 0:
+            state = {"optimizer": optimizer.state_dict(), "fingerprint": fingerprint}
+            save_state(run_dir, step + 1, state)
+    log.close()
+    optimizer.release()
+    model.eval()
+    return last

@@ -1,0 +1,232 @@
+"""Step 1: a supervised policy from demonstrations (paper 3.5, C.1, C.3).
+
+The same code makes the SFT baseline (16 epochs) and the PPO init model (2 epochs with 10 %
+pretraining text), which is also the KL reference of step 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heedful.config import SFTConfig
+from heedful.data.examples import Example
+from heedful.data.text import TextRows
+from heedful.errors import DataError
+from heedful.losses.sft import sft_loss
+from heedful.metrics import MetricsLog
+from heedful.models.language_model import cast_weights, num_parameters, pick_dtype, set_residual_dropout
+from heedful.training.checkpoint import config_fingerprint, load_state, save_state
+from heedful.training.loop import (
+    Adam,
+    Timer,
+    derive_seed,
+    epoch_batches,
+    learning_rate,
+    microbatches,
+    require_finite,
+)
+from heedful.training.passes import (
+    accumulate_text,
+    make_optimizer,
+    make_sequences,
+    response_logprobs,
+    text_loss,
+)
+
+# Mean reward-model score of a model's responses on validation prompts: the paper's selection.
+ScoreModel = Callable[[Any], float]
+
+
+def num_updates(config: SFTConfig, num_examples: int) -> tuple[int, int]:
+    """(updates in all, updates per epoch) for a number of demonstrations."""
+    per_epoch = math.ceil(num_examples / config.optim.batch_size)
+    return max(1, math.ceil(config.epochs * num_examples / config.optim.batch_size)), per_epoch
+
+
+def train(
+    config: SFTConfig,
+    model: Any,
+    examples: Sequence[Example],
+    valid: Sequence[Example],
+    text: TextRows | None = None,
+    valid_text: TextRows | None = None,
+    score_model: ScoreModel | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """The last metrics, after training ``model`` in place; it holds the selected epoch's weights.
+
+    The loss is the mean over response tokens of the batch (prompt tokens too, where the settings say
+    so); with a pretraining mix m it is (1 - m) of that and m of the mean over the text's tokens.
+    """
+    if not examples:
+        raise DataError("no demonstration of the train split was found")
+    run_dir = Path(config.run_dir)
+    num_steps, per_epoch = num_updates(config, len(examples))
+    fingerprint = config_fingerprint(config)
+    cast_weights(model, pick_dtype(config.compute.dtype))
+    set_residual_dropout(model, config.dropout)
+    optimizer = make_optimizer(model, config.optim)
+    best = _Best(config.select)
+    first_step = 0
+    if (state := load_state(run_dir, fingerprint)) is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        best.load_state_dict(state["best"])
+        first_step = state["step"]
+    log = MetricsLog(
+        run_dir,
+        resume_step=first_step,
+        sinks=config.log.sinks,
+        print_every=config.log.print_every,
+    )
+    batches = epoch_batches(
+        len(examples), config.optim.batch_size, num_steps, config.seed, first_step
+    )
+    every = config.log.valid_every or per_epoch
+    last: dict[str, float] = {}
+    for step, indices in enumerate(batches, start=first_step):
+        batch = [examples[i] for i in indices]
+        last = _update(config, model, optimizer, batch, text, step, num_steps, run_dir)
+        if step + 1 == num_steps or (step + 1) % every == 0:
+            if valid:
+                last["valid/loss"] = valid_loss(
+                    model, valid, config.compute.tokens_per_microbatch
+                )
+            if valid_text is not None:
+                last["valid/text_loss"] = text_loss(
+                    model, valid_text, config.compute.tokens_per_microbatch
+                )
+            if score_model is not None:
+                last["valid/score"] = score_model(model)
+            best.offer(optimizer, last)
+        last["data/epoch"] = (step + 1) / per_epoch
+        log.log(step, last, of=num_steps)
+        progress(step + 1, num_steps)
+        if config.log.save_every and (step + 1) % config.log.save_every == 0:
+            save_state(
+                run_dir,
+                step + 1,
+                {
+                    "optimizer": optimizer.state_dict(),
+                    "best": best.state_dict(),
+                    "fingerprint": fingerprint,
+                },
+            )
+    log.close()
+    best.restore(optimizer)
+    optimizer.release()
+    model.eval()
+    return last
+
+
+def _update(
+    config: SFTConfig,
+    model: Any,
+    optimizer: Adam,
+    batch: Sequence[Example],
+    text: TextRows | None,
+    step: int,
+    num_steps: int,
+    run_dir: Path,
+) -> dict[str, float]:
+    """One update from a batch of demonstrations and its share of pretraining text."""
+    timer = Timer()
+    where = f"step {step + 1}"
+    mix = config.pretraining_mix if text is not None else 0.0
+    model.train()
+    torch.manual_seed(derive_seed(config.seed, "dropout", step))
+    if config.loss_on_prompt:
+        # the first token has no predictor; every later one is a target
+        batch = [Example(e.prompt[:1], e.prompt[1:] + e.response) for e in batch]
+    num_targets = sum(len(example.response) for example in batch)
+    lengths = [len(example.prompt) + len(example.response) for example in batch]
+    loss_total = 0.0
+    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+        part = [batch[i] for i in group]
+        sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
+        logprobs = response_logprobs(model, sequences)[None]
+        loss_sum, _ = sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))
+        loss = loss_sum / num_targets
+        require_finite(loss, part, run_dir, where)
+        ((1 - mix) * loss).backward()
+        loss_total += float(loss.detach())
+    stats = {"sft/loss": loss_total}
+    num_tokens = sum(lengths)
+    if mix > 0 and text is not None:
+        num_rows = max(1, round(len(batch) * mix / (1 - mix)))
+        rows = text.draw(num_rows, derive_seed(config.seed, "text", step))
+        stats["sft/text_loss"] = accumulate_text(
+            model, rows, config.compute.tokens_per_microbatch, run_dir, where, weight=mix
+        )
+        num_tokens += rows.numel()
+    optimizer.collect()
+    optim = config.optim
+    lr = learning_rate(
+        step,
+        num_steps,
+        optim.lr,
+        schedule=optim.schedule,
+        final_share=optim.final_lr_share,
+        warmup=optim.warmup_steps,
+    )
+    stats |= {"optim/lr": lr, "optim/grad_norm": optimizer.step(lr, where=where)}
+    timer.lap("update")
+    seconds = timer.seconds["update"]
+    stats |= {
+        "speed/tokens_per_s": num_tokens / seconds,
+        "speed/flops_per_s": 6 * num_parameters(model) * num_tokens / seconds,
+        "time/update_s": seconds,
+    }
+    return stats
+
+
+@torch.no_grad()
+def valid_loss(model: Any, examples: Sequence[Example], max_tokens: int) -> float:
+    """Mean loss in nats per response token on held-out demonstrations."""
+    model.eval()
+    lengths = [len(e.prompt) + len(e.response) for e in examples]
+    total, count = 0.0, 0
+    for group in microbatches(lengths, max_tokens):
+        part = [examples[i] for i in group]
+        sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
+        logprobs = response_logprobs(model, sequences)
+        total -= float(logprobs.sum())
+        count += len(logprobs)
+    return total / count
+
+
+class _Best:
+    """The weights of the best validation so far, by the setting ``select``."""
+
+    def __init__(self, select: str):
+        self.select = select
+        self.value: float | None = None
+        self.weights: torch.Tensor | None = None
+
+    def offer(self, optimizer: Adam, metrics: dict[str, float]) -> None:
+        if self.select == "last":
+            return
+        key = {"valid_loss": "valid/loss", "score": "valid/score"}[self.select]
+        if key not in metrics:
+            raise DataError(
+                f'select = "{self.select}" needs {key}: give validation demonstrations or, for '
+                '"score", a reward_model and validation prompts'
+            )
+        value = -metrics[key] if self.select == "valid_loss" else metrics[key]
+        if self.value is None or value > self.value:
+            self.value = value
+            self.weights = optimizer.master.data.clone()
+
+    def restore(self, optimizer: Adam) -> None:
+        if self.weights is not None:
+            optimizer.set_weights(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self.weights = state["value"], state["weights"]

@@ -1,0 +1,235 @@
+"""Step 2: a reward model from rankings (paper 3.5, C.2).
+
+All completions of a prompt are one batch element: K forward passes give all its pairs. The ablation
+("shuffled_pairs") trains on the same pairs one by one, as the paper found to overfit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from heedful.config import RewardConfig
+from heedful.data.examples import Example, RankedPrompt
+from heedful.errors import DataError
+from heedful.losses.reward import ranking_loss
+from heedful.metrics import MetricsLog
+from heedful.models.language_model import cast_weights, hidden_states, num_parameters, pick_dtype
+from heedful.models.scalar_model import center
+from heedful.training.checkpoint import config_fingerprint, load_state, save_state
+from heedful.training.loop import (
+    Adam,
+    Timer,
+    epoch_batches,
+    learning_rate,
+    microbatches,
+    require_finite,
+)
+from heedful.training.passes import final_scores, make_optimizer, make_sequences
+
+# Under this accuracy on held-out pairs a reward model gives PPO little to follow.
+LOW_ACCURACY = 0.6
+
+
+class PairCounts(NamedTuple):
+    """What a reward model gets right on held-out pairs."""
+
+    loss: float  # mean -log sigmoid of the untied pairs, averaged over prompts
+    accuracy: float  # share of untied pairs in the right order
+    num_pairs: int
+    num_prompts: int
+
+
+def train(
+    config: RewardConfig,
+    model: Any,
+    prompts: Sequence[RankedPrompt],
+    valid: Sequence[RankedPrompt],
+    demonstrations: Sequence[Example] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """The last metrics, after training ``model`` in place and centering it on demonstrations.
+
+    The loss of a batch is the mean over its prompts of the mean over a prompt's untied pairs
+    (equation 1). Afterwards labeler demonstrations score 0 on average.
+    """
+    elements = _elements(prompts, config.batching)
+    if not elements:
+        raise DataError("no untied pair of the train split was found: the reward model has nothing to learn")
+    run_dir = Path(config.run_dir)
+    num_steps = max(1, math.ceil(config.epochs * len(elements) / _batch_size(config, elements)))
+    fingerprint = config_fingerprint(config)
+    cast_weights(model, pick_dtype(config.compute.dtype))
+    optimizer = make_optimizer(model, config.optim)
+    first_step = 0
+    if (state := load_state(run_dir, fingerprint)) is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        first_step = state["step"]
+    log = MetricsLog(
+        run_dir, resume_step=first_step, sinks=config.log.sinks, print_every=config.log.print_every
+    )
+    batches = epoch_batches(
+        len(elements), _batch_size(config, elements), num_steps, config.seed, first_step
+    )
+    last: dict[str, float] = {}
+    for step, indices in enumerate(batches, start=first_step):
+        batch = [elements[i] for i in indices]
+        last = _update(config, model, optimizer, batch, step, num_steps, run_dir)
+        every = config.log.valid_every
+        if step + 1 == num_steps:
+            if demonstrations:
+                last |= _center(config, model, optimizer, demonstrations)
+        if valid and (step + 1 == num_steps or (every and (step + 1) % every == 0)):
+            counts = evaluate(model, valid, config.compute.tokens_per_microbatch)
+            last |= {"valid/loss": counts.loss, "valid/accuracy": counts.accuracy}
+        log.log(step, last, of=num_steps)
+        progress(step + 1, num_steps)
+        if config.log.save_every and (step + 1) % config.log.save_every == 0 and step + 1 < num_steps:
+            state = {"optimizer": optimizer.state_dict(), "fingerprint": fingerprint}
+            save_state(run_dir, step + 1, state)
+    log.close()
+    optimizer.release()
+    model.eval()
+    return last
+
+
+def _elements(prompts: Sequence[RankedPrompt], batching: str) -> list[RankedPrompt]:
+    """Batch elements: prompts with an untied pair, or every untied pair as an element of its own."""
+    if batching == "k_wise":
+        return [prompt for prompt in prompts if len(set(prompt.ranks)) > 1]
+    pairs = []
+    for prompt in prompts:
+        for i, j in combinations(range(len(prompt.ranks)), 2):
+            if prompt.ranks[i] != prompt.ranks[j]:
+                pairs.append(
+                    prompt._replace(
+                        responses=[prompt.responses[i], prompt.responses[j]],
+                        ranks=[prompt.ranks[i], prompt.ranks[j]],
+                    )
+                )
+    return pairs
+
+
+def _batch_size(config: RewardConfig, elements: Sequence[RankedPrompt]) -> int:
+    """Elements per update; shuffled pairs take as many pairs as the prompts of a batch have."""
+    if config.batching == "k_wise":
+        return config.optim.batch_size
+    num_prompts = len({element.prompt_id for element in elements})
+    return max(1, round(config.optim.batch_size * len(elements) / num_prompts))
+
+
+def _update(
+    config: RewardConfig,
+    model: Any,
+    optimizer: Adam,
+    batch: Sequence[RankedPrompt],
+    step: int,
+    num_steps: int,
+    run_dir: Path,
+) -> dict[str, float]:
+    timer = Timer()
+    where = f"step {step + 1}"
+    lengths = [
+        sum(len(prompt.prompt) + len(response) for response in prompt.responses) for prompt in batch
+    ]
+    totals = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0}
+    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+        part = [batch[i] for i in group]
+        loss_sum, stats, _ = _ranking_pass(model, part)
+        loss = loss_sum / len(batch)
+        require_finite(loss, part, run_dir, where)
+        loss.backward()
+        totals["loss"] += float(loss.detach())
+        totals["num_correct"] += float(stats["num_correct"])
+        totals["num_pairs"] += float(stats["num_pairs"])
+    optimizer.collect()
+    optim = config.optim
+    lr = learning_rate(
+        step,
+        num_steps,
+        optim.lr,
+        schedule=optim.schedule,
+        final_share=optim.final_lr_share,
+        warmup=optim.warmup_steps,
+    )
+    grad_norm = optimizer.step(lr, where=where)
+    timer.lap("update")
+    seconds = timer.seconds["update"]
+    return {
+        "reward/loss": totals["loss"],
+        "reward/accuracy": totals["num_correct"] / max(1.0, totals["num_pairs"]),
+        "reward/num_pairs": totals["num_pairs"],
+        "optim/lr": lr,
+        "optim/grad_norm": grad_norm,
+        "speed/tokens_per_s": sum(lengths) / seconds,
+        "speed/pairs_per_s": totals["num_pairs"] / seconds,
+        "speed/flops_per_s": 6 * num_parameters(model) * sum(lengths) / seconds,
+        "time/update_s": seconds,
+    }
+
+
+def _ranking_pass(
+    model: Any, batch: Sequence[RankedPrompt]
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """(loss sum over prompts, stats, scores) of one forward pass over all completions."""
+    rows = [(p.prompt, response) for p in batch for response in p.responses]
+    sequences = make_sequences([prompt for prompt, _ in rows], [response for _, response in rows])
+    scores = final_scores(model, sequences)
+    ranks = torch.tensor([rank for prompt in batch for rank in prompt.ranks])
+    group = torch.tensor([i for i, prompt in enumerate(batch) for _ in prompt.ranks])
+    loss_sum, stats = ranking_loss(scores, ranks, group)
+    return loss_sum, stats, scores
+
+
+@torch.no_grad()
+def evaluate(model: Any, prompts: Sequence[RankedPrompt], max_tokens: int) -> PairCounts:
+    """Log loss and accuracy on held-out rankings."""
+    model.eval()
+    usable = [prompt for prompt in prompts if len(set(prompt.ranks)) > 1]
+    lengths = [sum(len(p.prompt) + len(r) for r in p.responses) for p in usable]
+    loss = num_correct = num_pairs = 0.0
+    for group in microbatches(lengths, max_tokens):
+        loss_sum, stats, _ = _ranking_pass(model, [usable[i] for i in group])
+        loss += float(loss_sum)
+        num_correct += float(stats["num_correct"])
+        num_pairs += float(stats["num_pairs"])
+    return PairCounts(
+        loss / max(1, len(usable)), num_correct / max(1.0, num_pairs), int(num_pairs), len(usable)
+    )
+
+
+@torch.no_grad()
+def score_all(model: Any, examples: Sequence[Example], max_tokens: int) -> Tensor:
+    """(N,) scores of prompts with responses, in their order."""
+    model.eval()
+    scores = torch.empty(len(examples))
+    lengths = [len(e.prompt) + len(e.response) for e in examples]
+    for group in microbatches(lengths, max_tokens):
+        part = [examples[i] for i in group]
+        sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
+        scores[group] = final_scores(model, sequences)
+    return scores
+
+
+@torch.no_grad()
+def _center(
+    config: RewardConfig, model: Any, optimizer: Adam, demonstrations: Sequence[Example]
+) -> dict[str, float]:
+    """Folds the bias with which demonstrations score 0 on average into the head."""
+    model.eval()
+    hidden = []
+    lengths = [len(e.prompt) + len(e.response) for e in demonstrations]
+    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+        part = [demonstrations[i] for i in group]
+        batch = make_sequences([e.prompt for e in part], [e.response for e in part])
+        states = hidden_states(model, batch.tokens, batch.layout)
+        hidden.append(states.index_select(0, batch.last).float())
+    folded = center(model, torch.cat(hidden), optimizer.master_of)
+    optimizer.sync()
+    return {"reward/bias": folded["bias"], "reward/bias_spread": folded["spread"]}

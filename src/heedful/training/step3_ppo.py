@@ -1,0 +1,462 @@
+"""Step 3: the policy against the reward model by PPO, or PPO-ptx (paper 3.5, equation 2, C.4).
+
+Each iteration: sample a response to every prompt of a batch; score it; penalise the policy's drift
+from the reference per token; estimate advantages; update policy and value function minibatch by
+minibatch. In PPO-ptx every minibatch also adds the gradient of the next-token loss on pretraining
+text into the same buffers before the one update.
+
+Departures where the paper is silent: docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heedful.config import PPO, PPOConfig
+from heedful.data.examples import PromptTokens
+from heedful.data.text import TextRows
+from heedful.errors import DataError, TrainingError
+from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
+from heedful.metrics import MetricsLog
+from heedful.models.language_model import num_parameters
+from heedful.rollout.engine import Generator, Rollout, sample
+from heedful.rollout.experience import Experience, make_experience
+from heedful.training.checkpoint import config_fingerprint, load_state, save_state
+from heedful.training.loop import (
+    Adam,
+    Timer,
+    derive_seed,
+    epoch_batches,
+    learning_rate,
+    make_generator,
+    microbatches,
+    require_finite,
+)
+from heedful.training.passes import (
+    accumulate_text,
+    final_scores,
+    make_sequences,
+    response_logprobs,
+    response_values,
+    to_rows,
+)
+
+# Evaluators are handed over by the caller; they get the policy and return metrics.
+Evaluator = Callable[[Any, int], dict[str, float]]
+# At the start policy and reference are the same model: more KL than this per token is a mistake.
+START_KL_PER_TOKEN = 0.02
+# Warn once when the KL estimate is below this (nats per response) for WARN_ITERATIONS in a row.
+NEGATIVE_KL = -0.05
+WARN_ITERATIONS = 5
+LENGTH_CORRELATION = 0.5
+
+
+@dataclass
+class Models:
+    """The four networks of step 3. The reference and the reward model are never trained."""
+
+    policy: Any
+    reference: Any
+    reward_model: Any
+    value_function: Any
+
+
+def num_iterations(ppo: PPO) -> int:
+    """Iterations in all: episodes over batch size, rounded up."""
+    return math.ceil(ppo.episodes / ppo.batch_size)
+
+
+def train(
+    config: PPOConfig,
+    models: Models,
+    prompts: Sequence[PromptTokens],
+    text: TextRows | None,
+    *,
+    eos: int,
+    pad: int,
+    evaluators: Sequence[Evaluator] = (),
+    decode: Callable[[list[int]], str] = str,
+    generate: Generator = sample,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """The last metrics; ``models.policy`` then holds the averaged (EMA) weights to be published."""
+    ppo, run_dir = config.ppo, Path(config.run_dir)
+    if not prompts:
+        raise DataError("no prompt of the train split was found: step 3 needs prompts to answer")
+    if ppo.ptx_coef > 0 and text is None:
+        raise DataError("ptx_coef is above 0 but data.text is empty: PPO-ptx needs pretraining text")
+    trainer = _Trainer.build(config, models)
+    total = num_iterations(ppo)
+    first = trainer.resume(run_dir)
+    log = MetricsLog(
+        run_dir, resume_step=first, sinks=config.log.sinks, print_every=config.log.print_every
+    )
+    batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
+    watch = _Watch()
+    last: dict[str, float] = {}
+    for iteration, indices in enumerate(batches, start=first):
+        timer = Timer()
+        batch = [prompts[i] for i in indices]
+        rollout = generate(
+            models.policy,
+            [prompt.tokens for prompt in batch],
+            max_new_tokens=config.sampling.max_new_tokens,
+            temperature=config.sampling.temperature,
+            top_p=config.sampling.top_p,
+            max_rows=config.sampling.max_rows,
+            eos=eos,
+            pad=pad,
+            generator=make_generator(config.seed, "rollout", iteration),
+        )
+        timer.lap("rollout")
+        experience = collect(config, models, batch, rollout, trainer.kl_coef)
+        timer.lap("experience")
+        if iteration == 0:
+            _check_start(experience)
+        stats = _optimize(config, models, trainer, experience, text, iteration, run_dir)
+        timer.lap("optimize")
+        trainer.average(ppo.ema_decay, iteration)
+        trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
+        last = _describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
+        if config.eval_every and ((iteration + 1) % config.eval_every == 0 or iteration + 1 == total):
+            for evaluator in evaluators:
+                last |= evaluator(models.policy, iteration)
+            timer.lap("evaluate")
+        last |= _speed(models, experience, timer) | timer.metrics()
+        log.log(iteration, last, of=total)
+        watch.look(last, iteration)
+        if config.log_samples_every and iteration % config.log_samples_every == 0:
+            _write_samples(run_dir, iteration, batch, experience, decode)
+        progress(iteration + 1, total)
+        if config.log.save_every and (iteration + 1) % config.log.save_every == 0:
+            save_state(run_dir, iteration + 1, trainer.state_dict())
+    log.close()
+    trainer.publish_weights()
+    models.policy.eval()
+    return last
+
+
+@torch.no_grad()
+def collect(
+    config: PPOConfig, models: Models, batch: Sequence[PromptTokens], rollout: Rollout, kl_coef: float
+) -> Experience:
+    """The experience of one rollout: one packed pass each of reference, reward and value."""
+    temperature = config.sampling.temperature
+    prompts = [prompt.tokens for prompt in batch]
+    responses = rollout.rows()
+    columns = rollout.tokens.shape[1]
+    mask = rollout.response_mask
+    logprobs = rollout.logprobs.clone()
+    ref_logprobs, values = torch.zeros_like(logprobs), torch.zeros_like(logprobs)
+    scores = torch.zeros(len(batch))
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    for model in (models.policy, models.reference, models.reward_model, models.value_function):
+        model.eval()
+    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+        sequences = make_sequences([prompts[i] for i in group], [responses[i] for i in group])
+        reference = response_logprobs(models.reference, sequences, temperature)
+        ref_logprobs[group] = to_rows(reference, sequences, columns)
+        value = response_values(models.value_function, sequences)
+        values[group] = to_rows(value, sequences, columns)
+        scores[group] = final_scores(models.reward_model, sequences)
+        if config.ppo.recompute_logprobs:
+            current = response_logprobs(models.policy, sequences, temperature)
+            logprobs[group] = to_rows(current, sequences, columns)
+    if config.ppo.missing_eos_score != "none":
+        scores[~rollout.finished] = config.ppo.missing_eos_score
+    return make_experience(
+        prompts,
+        responses,
+        rollout.finished,
+        mask,
+        logprobs=logprobs,
+        ref_logprobs=ref_logprobs,
+        values=values,
+        scores=scores,
+        kl_coef=kl_coef,
+        discount=config.ppo.discount,
+        lam=config.ppo.lam,
+    )
+
+
+def _optimize(
+    config: PPOConfig,
+    models: Models,
+    trainer: _Trainer,
+    experience: Experience,
+    text: TextRows | None,
+    iteration: int,
+    run_dir: Path,
+) -> dict[str, float]:
+    """Updates policy and value function on one iteration's experience, minibatch by minibatch."""
+    ppo = config.ppo
+    totals: dict[str, float] = {}
+    num_updates = 0
+    lr = learning_rate(
+        iteration,
+        num_iterations(ppo),
+        ppo.lr,
+        schedule="constant",
+        warmup=ppo.warmup_iterations,
+        warmup_from=0.1,
+    )
+    for epoch in range(ppo.epochs):
+        generator = make_generator(config.seed, "minibatches", iteration, epoch)
+        order = torch.randperm(len(experience.scores), generator=generator)
+        for minibatch in order.split(ppo.minibatch_size):
+            where = f"iteration {iteration + 1}, update {num_updates + 1}"
+            stats = _accumulate(config, models, experience, minibatch, run_dir, where)
+            if ppo.ptx_coef > 0 and text is not None:
+                rows = text.draw(
+                    max(1, round(len(minibatch) * ppo.ptx_rows_per_episode)),
+                    derive_seed(config.seed, "ptx", iteration, num_updates),
+                )
+                stats["ppo/ptx_loss"] = accumulate_text(
+                    models.policy,
+                    rows,
+                    config.compute.tokens_per_microbatch,
+                    run_dir,
+                    where,
+                    weight=ppo.ptx_coef,
+                )
+            if num_updates == 0:
+                stats["ppo/first_ratio"] = stats["ppo/ratio"]
+            trainer.policy.collect()
+            trainer.value.collect()
+            stats["optim/grad_norm"] = trainer.policy.step(lr, where=f"{where}, policy")
+            stats["optim/value_grad_norm"] = trainer.value.step(
+                ppo.value_lr, where=f"{where}, value function"
+            )
+            num_updates += 1
+            for key, value in stats.items():
+                totals[key] = totals.get(key, 0.0) + value
+    first = totals.pop("ppo/first_ratio")
+    means = {key: value / num_updates for key, value in totals.items()}
+    return means | {"ppo/first_ratio": first, "optim/lr": lr}
+
+
+def _accumulate(
+    config: PPOConfig,
+    models: Models,
+    experience: Experience,
+    minibatch: Tensor,
+    run_dir: Path,
+    where: str,
+) -> dict[str, float]:
+    """Adds the gradients of one minibatch (mean over its response tokens) to both networks."""
+    ppo, columns = config.ppo, experience.response_mask.shape[1]
+    indices = minibatch.tolist()
+    num_tokens = float(experience.response_mask[minibatch].sum())
+    lengths = [len(experience.prompts[i]) + len(experience.responses[i]) for i in indices]
+    sums: dict[str, float] = {}
+    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+        rows = minibatch[group]
+        chosen = [indices[i] for i in group]
+        batch = make_sequences(
+            [experience.prompts[i] for i in chosen], [experience.responses[i] for i in chosen]
+        )
+        mask = experience.response_mask[rows]
+        logprobs = response_logprobs(models.policy, batch, config.sampling.temperature)
+        loss_sum, policy_stats = policy_loss(
+            to_rows(logprobs, batch, columns),
+            experience.logprobs[rows],
+            experience.advantages[rows],
+            mask,
+            ppo.clip,
+        )
+        require_finite(loss_sum, chosen, run_dir, f"{where}, policy")
+        (loss_sum / num_tokens).backward()
+        values = response_values(models.value_function, batch)
+        value_sum, value_stats = value_loss(
+            to_rows(values, batch, columns),
+            experience.values[rows],
+            experience.returns[rows],
+            mask,
+            ppo.clip,
+        )
+        require_finite(value_sum, chosen, run_dir, f"{where}, value function")
+        (ppo.vf_coef * value_sum / num_tokens).backward()
+        parts = {
+            "ppo/policy_loss": loss_sum.detach(),
+            "ppo/value_loss": value_sum.detach(),
+            "ppo/ratio": policy_stats["ratio"],
+            "ppo/clipfrac": policy_stats["clipfrac"],
+            "ppo/approx_kl": policy_stats["approx_kl"],
+            "ppo/value_clipfrac": value_stats["clipfrac"],
+        }
+        for key, value in parts.items():
+            sums[key] = sums.get(key, 0.0) + float(value)
+    return {key: value / num_tokens for key, value in sums.items()}
+
+
+@dataclass
+class _Trainer:
+    """What changes over the run and is saved: both optimizers, the average, the KL coefficient."""
+
+    policy: Adam
+    value: Adam
+    ema: Tensor
+    kl_coef: float
+    fingerprint: str
+
+    @classmethod
+    def build(cls, config: PPOConfig, models: Models) -> _Trainer:
+        optimizers = [
+            Adam(model, eps=config.optim_eps, max_grad_norm=config.max_grad_norm)
+            for model in (models.policy, models.value_function)
+        ]
+        ema = optimizers[0].master.data.clone()
+        fingerprint = config_fingerprint(config)
+        return cls(optimizers[0], optimizers[1], ema, config.ppo.kl_coef, fingerprint)
+
+    def average(self, decay: float, iteration: int) -> None:
+        """Moves the averaged weights towards the current ones, once per iteration.
+
+        Early on the decay is min(decay, (1 + i) / (10 + i)), so that a run much shorter than the
+        paper's 500 iterations does not publish its initial weights.
+        """
+        decay = min(decay, (1 + iteration) / (10 + iteration))
+        self.ema.lerp_(self.policy.master.data, 1 - decay)
+
+    def publish_weights(self) -> None:
+        self.policy.release(self.ema)
+        self.value.release()
+
+    def resume(self, run_dir: Path) -> int:
+        """Goes on from the newest state; returns the first iteration to do."""
+        state = load_state(run_dir, self.fingerprint)
+        if state is None:
+            return 0
+        self.policy.load_state_dict(state["policy"])
+        self.value.load_state_dict(state["value"])
+        self.ema.copy_(state["ema"])
+        self.kl_coef = state["kl_coef"]
+        return state["step"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy.state_dict(),
+            "value": self.value.state_dict(),
+            "ema": self.ema,
+            "kl_coef": self.kl_coef,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def _next_kl_coef(ppo: PPO, kl_coef: float, kl: float) -> float:
+    if ppo.kl_target == 0:
+        return kl_coef
+    return adaptive_kl(kl_coef, kl, ppo.kl_target, ppo.kl_horizon, ppo.batch_size)
+
+
+def _check_start(experience: Experience) -> None:
+    """Policy and reference are the same model before the first update: KL 0 within rounding."""
+    mask = experience.response_mask
+    difference = ((experience.logprobs - experience.ref_logprobs).abs() * mask).sum() / mask.sum()
+    if float(difference) > START_KL_PER_TOKEN:
+        raise TrainingError(
+            f"before the first update policy and reference differ by {float(difference):.3f} nats per "
+            "token: they must be the same model (is dropout on, or did another tokenizer or template "
+            "make the prompts?)"
+        )
+
+
+def _describe(experience: Experience) -> dict[str, float]:
+    """Means over the iteration's episodes."""
+    mask = experience.response_mask
+    lengths = mask.sum(1).float()
+    tokens = mask.sum()
+    returns, errors = experience.returns[mask], (experience.returns - experience.values)[mask]
+    variance = float(returns.var(unbiased=False))
+    explained = 1.0 - float(errors.var(unbiased=False)) / variance if variance > 0 else math.nan
+    return {
+        "ppo/score": float(experience.scores.mean()),
+        "ppo/reward": float(experience.rewards.sum(1).mean()),
+        "ppo/kl": float(experience.kl.mean()),
+        "ppo/entropy": -float((experience.logprobs * mask).sum() / tokens),
+        "ppo/value_explained": explained,
+        "ppo/length": float(lengths.mean()),
+        "ppo/finished": float(experience.finished.float().mean()),
+        "ppo/score_length_correlation": _correlation(experience.scores, lengths),
+    }
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    if len(a) < 2 or float(a.std()) == 0 or float(b.std()) == 0:
+        return 0.0
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def _speed(models: Models, experience: Experience, timer: Timer) -> dict[str, float]:
+    """Tokens and FLOPs per second of an iteration (2ND forward, 6ND forward and backward)."""
+    num_response = float(experience.response_mask.sum())
+    num_tokens = num_response + sum(len(prompt) for prompt in experience.prompts)
+    policy = num_parameters(models.policy)
+    scalar = num_parameters(models.reward_model)
+    flops = num_tokens * (2 * policy + 4 * policy + 4 * scalar + 6 * (policy + scalar))
+    seconds = sum(timer.seconds.values())
+    return {
+        "speed/rollout_tokens_per_s": num_response / timer.seconds["rollout"],
+        "speed/episodes_per_s": len(experience.scores) / seconds,
+        "speed/flops_per_s": flops / seconds,
+    }
+
+
+def _write_samples(
+    run_dir: Path,
+    iteration: int,
+    batch: Sequence[PromptTokens],
+    experience: Experience,
+    decode: Callable[[list[int]], str],
+) -> None:
+    """Appends three episodes with score and KL to samples.jsonl."""
+    import json
+
+    with (run_dir / "samples.jsonl").open("a", encoding="utf-8") as file:
+        for i in range(min(3, len(batch))):
+            row = {
+                "iteration": iteration,
+                "prompt": batch[i].text,
+                "response": decode(experience.responses[i]),
+                "score": round(float(experience.scores[i]), 4),
+                "kl": round(float(experience.kl[i]), 4),
+            }
+            file.write(json.dumps(row) + "\n")
+
+
+class _Watch:
+    """Warns once about each sign that a run goes wrong, and says what it means."""
+
+    def __init__(self) -> None:
+        self.negative = 0
+        self.said: set[str] = set()
+
+    def look(self, metrics: dict[str, float], iteration: int) -> None:
+        self.negative = self.negative + 1 if metrics["ppo/kl"] < NEGATIVE_KL else 0
+        if self.negative >= WARN_ITERATIONS:
+            self._say(
+                "kl",
+                f"the KL estimate has been negative for {self.negative} iterations: sampled tokens are "
+                "less likely under the policy than under the reference. Usual causes: a temperature "
+                "or top_p that the log-probabilities do not include, or padding taken for text",
+            )
+        if metrics["ppo/score_length_correlation"] > LENGTH_CORRELATION:
+            self._say(
+                "length",
+                "the score correlates with the response length by more than "
+                f"{LENGTH_CORRELATION}: the reward model may pay for length",
+            )
+
+    def _say(self, key: str, text: str) -> None:
+        import sys
+
+        if key not in self.said:
+            self.said.add(key)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
