@@ -1,0 +1,282 @@
+"""Small plots as inline SVG: a line chart, an interval dot plot and a bar chart.
+
+Each function returns one ``<figure>``: the drawing with a title and a description for screen
+readers, a legend where there is one, and the same numbers as a table, folded away. Nothing is
+fetched and no script runs. Colours are CSS classes (``c0`` ... ``c5``) that the page defines, so
+one drawing serves light, dark and print; lines also differ by their dashes. All text is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+NUM_COLOURS = 6
+
+# Drawing units; a figure is about 340 CSS pixels wide, on a desk (three in a row) and on a phone.
+_WIDTH = 360.0
+_LINE_HEIGHT = 230.0
+_ROW_HEIGHT = 24.0
+_VALUE_WIDTH = 56.0
+_LETTER_WIDTH = 6.8
+_NAME_LETTERS = 22
+
+Formatter = Callable[[float], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A named curve; ``xs`` and ``ys`` are equally long and finite."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A named value with its interval; a bound that is None is not drawn."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def number_text(x: float) -> str:
+    """A number with about three significant digits, short enough for an axis."""
+    if x == 0:
+        return "0"
+    if abs(x) >= 1e5 or abs(x) < 1e-3:
+        digits, power = f"{x:.2e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def percent_text(x: float) -> str:
+    """A share from 0 to 1 as a percentage."""
+    return f"{100 * x:.3g} %"
+
+
+def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
+    """A figure of curves over a common x axis, with a legend where there is more than one."""
+    lines = [line for line in lines if len(line.xs)]
+    if not lines:
+        return ""
+    left, right, bottom = 52.0, _WIDTH - 12, _LINE_HEIGHT - 40
+    top = 8.0 if y_label == title else 26.0  # room for the label above the axis
+    x_scale = _Scale.over([x for line in lines for x in line.xs], left, right)
+    y_scale = _Scale.over([y for line in lines for y in line.ys], bottom, top)
+    parts = [] if y_label == title else [_text(4, 13, y_label, "label")]
+    for tick in y_scale.ticks():
+        y = y_scale(tick)
+        parts.append(_rule(left, y, right, y, "grid"))
+        parts.append(_text(left - 6, y + 4, number_text(tick), "tick", "end"))
+    for tick in x_scale.ticks():
+        x = x_scale(tick)
+        parts.append(_rule(x, bottom, x, bottom + 4, "axis"))
+        parts.append(_text(x, bottom + 18, number_text(tick), "tick", "middle"))
+    parts.append(_rule(left, bottom, right, bottom, "axis"))
+    parts.append(_text((left + right) / 2, _LINE_HEIGHT - 6, x_label, "label", "middle"))
+    for place, line in enumerate(lines):
+        colour = f"c{place % NUM_COLOURS}"
+        points = [(x_scale(x), y_scale(y)) for x, y in zip(line.xs, line.ys, strict=True)]
+        if len(points) == 1:
+            parts.append(_circle(*points[0], colour))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+    description = f"{y_label} over {x_label}. " + " ".join(
+        f"{line.name}: from {number_text(line.ys[0])} to {number_text(line.ys[-1])}."
+        for line in lines
+    )
+    legend = _legend([line.name for line in lines]) if len(lines) > 1 else ""
+    drawing = _svg(title, description, _LINE_HEIGHT, parts)
+    return _figure(title, drawing, legend, _line_table(lines, x_label))
+
+
+def dot_plot(
+    title: str,
+    dots: Sequence[Dot],
+    *,
+    x_label: str,
+    reference: float | None = None,
+    include: Sequence[float] = (),
+    format: Formatter = number_text,
+) -> str:
+    """A figure with one row per value: a dot on its interval, and a dashed line to compare with.
+
+    The axis also holds every number in ``include``: figures that are to be compared share theirs.
+    """
+    dots = [dot for dot in dots if math.isfinite(dot.value)]
+    if not dots:
+        return ""
+    ends = [*include, *ends_of(dots), *([] if reference is None else [reference])]
+    bottom = 6 + _ROW_HEIGHT * len(dots)
+    names = _name_width([dot.name for dot in dots])
+    scale = _Scale.over(ends, names + 8, _WIDTH - _VALUE_WIDTH - 8)
+    parts = _bottom_axis(scale, bottom, x_label, format)
+    if reference is not None:
+        parts.append(_rule(scale(reference), 4, scale(reference), bottom, "reference"))
+    for row, dot in enumerate(dots):
+        y = 6 + _ROW_HEIGHT * (row + 0.5)
+        parts.append(_name(dot.name, names, y))
+        if _is_finite(dot.low) and _is_finite(dot.high):
+            parts.append(_rule(scale(dot.low), y, scale(dot.high), y, "interval c0"))
+        parts.append(_circle(scale(dot.value), y, "c0"))
+        parts.append(_text(_WIDTH - 4, y + 4, format(dot.value), "value", "end"))
+    description = f"{x_label}. " + " ".join(
+        f"{dot.name}: {format(dot.value)}{_bounds(dot, format)}." for dot in dots
+    )
+    table = _table(
+        ["", "value", "low", "high"],
+        [
+            [
+                dot.name,
+                *(format(x) if _is_finite(x) else "-" for x in (dot.value, dot.low, dot.high)),
+            ]
+            for dot in dots
+        ],
+    )
+    return _figure(title, _svg(title, description, bottom + 42, parts), "", table)
+
+
+def ends_of(dots: Sequence[Dot]) -> list[float]:
+    """Every value and bound of the dots that is a number."""
+    return [x for dot in dots for x in (dot.value, dot.low, dot.high) if _is_finite(x)]
+
+
+def bar_chart(
+    title: str, bars: Sequence[tuple[str, float]], *, x_label: str, format: Formatter = number_text
+) -> str:
+    """A figure with one horizontal bar per (name, value), all from zero; values are 0 or more."""
+    bars = [(name, value) for name, value in bars if math.isfinite(value) and value >= 0]
+    if not bars:
+        return ""
+    bottom = 6 + _ROW_HEIGHT * len(bars)
+    longest = max(value for _, value in bars) or 1.0
+    names = _name_width([name for name, _ in bars])
+    scale = _Scale(0.0, longest, names + 8, _WIDTH - _VALUE_WIDTH - 12)
+    parts = [_text((scale.start + scale.end) / 2, bottom + 18, x_label, "label", "middle")]
+    for row, (name, value) in enumerate(bars):
+        y = 6 + _ROW_HEIGHT * (row + 0.5)
+        width = max(scale(value) - scale.start, 1.0)
+        parts.append(_name(name, names, y))
+        parts.append(
+            f'<rect class="bar c0" x="{scale.start:.1f}" y="{y - 8:.1f}" '
+            f'width="{width:.1f}" height="16"/>'
+        )
+        parts.append(_text(scale.start + width + 5, y + 4, format(value), "value"))
+    description = f"{x_label}. " + " ".join(f"{name}: {format(value)}." for name, value in bars)
+    table = _table(["", x_label], [[name, format(value)] for name, value in bars])
+    return _figure(title, _svg(title, description, bottom + 26, parts), "", table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """A linear map from data (low..high) to drawing units (start..end)."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    @staticmethod
+    def over(values: Sequence[float], start: float, end: float) -> _Scale:
+        """A scale that holds all values, with a little room; a single value sits in the middle."""
+        low, high = min(values), max(values)
+        room = 0.04 * (high - low) or 0.5 * abs(low) or 1.0
+        return _Scale(low - room, high + room, start, end)
+
+    def __call__(self, x: float) -> float:
+        return self.start + (x - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self, most: int = 5) -> list[float]:
+        """Round numbers (1, 2 or 5 times a power of ten apart) within the scale, two or more."""
+        rough = (self.high - self.low) / most
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(power * unit for unit in (1, 2, 5, 10) if power * unit >= 0.7 * rough)
+        first = math.ceil(self.low / step)
+        return [round(n * step, 12) for n in range(first, math.floor(self.high / step) + 1)]
+
+
+def _bottom_axis(scale: _Scale, y: float, label: str, format: Formatter) -> list[str]:
+    parts = [_rule(scale.start, y, scale.end, y, "axis")]
+    for tick in scale.ticks(4):
+        parts.append(_rule(scale(tick), 4, scale(tick), y, "grid"))
+        parts.append(_text(scale(tick), y + 16, format(tick), "tick", "middle"))
+    return [*parts, _text((scale.start + scale.end) / 2, y + 34, label, "label", "middle")]
+
+
+def _is_finite(x: float | None) -> bool:
+    return x is not None and math.isfinite(x)
+
+
+def _bounds(dot: Dot, format: Formatter) -> str:
+    known = _is_finite(dot.low) and _is_finite(dot.high)
+    return f", 95 % interval {format(dot.low)} to {format(dot.high)}" if known else ""
+
+
+def _name_width(names: Sequence[str]) -> float:
+    return _LETTER_WIDTH * min(_NAME_LETTERS, max(map(len, names))) + 4
+
+
+def _name(name: str, width: float, y: float) -> str:
+    shown = name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1] + "…"
+    return _text(width, y + 4, shown, "name", "end")
+
+
+def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def _rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _circle(x: float, y: float, colour: str) -> str:
+    return f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+
+
+def _svg(title: str, description: str, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg role="img" viewBox="0 0 {_WIDTH:.0f} {height:.0f}"><title>{escape(title)}</title>'
+        f"<desc>{escape(description)}</desc>{''.join(parts)}</svg>"
+    )
+
+
+def _legend(names: Sequence[str]) -> str:
+    items = "".join(
+        f'<li><svg viewBox="0 0 28 8" aria-hidden="true">'
+        f'<polyline class="line c{place % NUM_COLOURS}" points="0,4 28,4"/></svg>'
+        f"{escape(name)}</li>"
+        for place, name in enumerate(names)
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _line_table(lines: Sequence[Line], x_label: str) -> str:
+    columns = [dict(zip(line.xs, line.ys, strict=True)) for line in lines]
+    rows = [
+        [number_text(x), *(number_text(column[x]) if x in column else "-" for column in columns)]
+        for x in sorted({x for column in columns for x in column})
+    ]
+    return _table([x_label, *(line.name for line in lines)], rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _figure(title: str, drawing: str, legend: str, table: str) -> str:
+    return (
+        f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{drawing}{legend}'
+        f'<details><summary>Numbers</summary><div class="scroll">{table}</div></details></figure>'
+    )

@@ -1,0 +1,400 @@
+"""The report of a loop: its run directory as one static HTML page.
+
+The page needs no network and no other file. It reads what is there and says of the rest that it
+was not measured, so it can be written while a run is going on or after it was cut off.
+
+Read from the run directory:
+
+- ``claims.json``: a list of {"id", "claim", "paper", "value", "low", "high", "holds"};
+- ``stages/<name>/metrics.jsonl``: the rows of each stage, for the curves;
+- ``config.toml``, ``env.json``: shown under "How to reproduce";
+- ``summary.json``: an object with any of these fields. An *interval* is "value", "low", "high"
+  (low and high may be null); rates go from 0 to 1.
+
+```
+command        "heed run recipes/x.toml": how this run was started
+models         [{"name", "parameters", "path"}]
+win_rates      [{"model", "baseline", "cohort", interval}]       cohort may be null: all labelers
+likert         [{"model", interval, "n"}]                        1 worst to 7 best
+metadata       [{"model", "flag", interval, "n"}]                share of "yes", Table 3
+bradley_terry  [{"model", interval}]                             log-odds, mean 0
+tax            [{"metric", "higher_is_better", "base": {interval}, "sft": ..., "ppo": ...,
+                 "ppo_ptx": ...}]                                any model names may be used
+truth          [{"model", "set", interval}]                      share of true answers
+toxicity       [{"model", "instruction", interval}]              share of answers with an insult
+hallucination  [{"model", interval}]                             share, closed-domain prompts
+reward_model   {"accuracy": {interval}, ..., "baselines": {"name": {interval} or number}}
+samples        [{"prompt", "use_case", "responses": {"model": "text"}}]
+costs          [{"stage", "seconds", "tokens", "flops"}]
+lineage        [{"stage", "output", "inputs": ["..."], "sha256"}]
+```
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from heedful.errors import DataError, MissingExtraError
+from heedful.metrics import METRICS_FILE, read_metrics
+from heedful.plots import (
+    Dot,
+    Line,
+    bar_chart,
+    dot_plot,
+    ends_of,
+    line_chart,
+    number_text,
+    percent_text,
+)
+
+Row = Mapping[str, Any]
+
+TEMPLATE = "report.html.jinja"
+# Points drawn of one curve: neighbouring steps are averaged down to this many.
+NUM_POINTS = 120
+# Against the KL each point averages more steps, because both axes are noisy.
+NUM_KL_POINTS = 25
+
+# Title, and the last parts of the metric keys (after "/") that share the panel.
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Loss", ("loss",)),
+    ("Accuracy", ("accuracy",)),
+    ("Score", ("score",)),
+    ("Gold utility", ("gold",)),
+    ("KL to the reference", ("kl",)),
+    ("Reward", ("reward",)),
+)
+# The order in which stages are shown; others follow by name.
+_STAGE_ORDER = ("pretrain", "sft", "ppo_init", "reward", "ppo", "ppo_ptx")
+_PETAFLOP_S_DAY = 8.64e19
+
+
+def write_report(run_dir: Path, out: Path) -> Path:
+    """``out``, after writing the page of ``run_dir`` to it; the directory may be incomplete."""
+    if not run_dir.is_dir():
+        raise DataError(f"{run_dir} is not a directory: name the run directory of a loop")
+    problems: list[str] = []
+    claims = _rows(_read_json(run_dir / "claims.json", problems))
+    summary = _read_json(run_dir / "summary.json", problems)
+    summary = summary if isinstance(summary, dict) else {}
+    stages = _read_stages(run_dir / "stages", problems)
+    page = _template().render(
+        name=run_dir.resolve().name,
+        problems=problems,
+        claims=claims,
+        claim_counts=(sum(bool(claim.get("holds")) for claim in claims), len(claims)),
+        models=_rows(summary.get("models")),
+        win_rates=_win_rate_plots(_rows(summary.get("win_rates"))),
+        quality=_quality_plots(summary),
+        metadata=_metadata_table(_rows(summary.get("metadata"))),
+        behaviour=_behaviour_plots(summary),
+        kl=_kl_plots(stages),
+        curves=_curve_plots(stages),
+        tax=_tax_plots(_rows(summary.get("tax"))),
+        reward_model=_reward_model_plot(summary.get("reward_model")),
+        samples=_samples(summary.get("samples")),
+        cost_plots=_cost_plots(_rows(summary.get("costs"))),
+        costs=_cost_table(_rows(summary.get("costs"))),
+        lineage=_rows(summary.get("lineage")),
+        command=summary.get("command") or f"heed run {run_dir.resolve().name}/config.toml",
+        config=_read_text(run_dir / "config.toml", problems),
+        env=_read_json(run_dir / "env.json", problems),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, out)
+    return out
+
+
+def _template() -> Any:
+    try:
+        from jinja2 import Environment, FileSystemLoader
+    except ImportError as error:
+        raise MissingExtraError("jinja2 is not installed: pip install 'heedful[train]'") from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "percent": _percent,
+        "count": _count,
+        "span": _span,
+    }
+    return environment.get_template(TEMPLATE)
+
+
+def _read_text(path: Path, problems: list[str]) -> str | None:
+    """A file's text; None where it is missing or unreadable, the latter added to ``problems``."""
+    if not path.exists():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path.name} could not be read: {error}")
+        return None
+
+
+def _read_json(path: Path, problems: list[str]) -> Any:
+    text = _read_text(path, problems)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        problems.append(f"{path.name}, line {error.lineno}: not JSON ({error.msg})")
+        return None
+
+
+def _read_stages(stages_dir: Path, problems: list[str]) -> dict[str, list[Row]]:
+    found = {}
+    for path in stages_dir.glob(f"*/{METRICS_FILE}"):
+        try:
+            found[path.parent.name] = _rows(read_metrics(path.parent))
+        except (DataError, OSError, UnicodeDecodeError) as error:
+            problems.append(f"stages/{path.parent.name}/{path.name} could not be read: {error}")
+    order = {name: place for place, name in enumerate(_STAGE_ORDER)}
+    return {name: found[name] for name in sorted(found, key=lambda n: (order.get(n, 99), n))}
+
+
+def _rows(found: Any) -> list[Row]:
+    """The objects in what should be a list of objects; anything else is left out."""
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+
+def _finite(x: Any) -> float | None:
+    is_number = isinstance(x, int | float) and not isinstance(x, bool)
+    return float(x) if is_number and math.isfinite(x) else None
+
+
+def _number(x: Any) -> str:
+    found = _finite(x)
+    return "-" if found is None else number_text(found)
+
+
+def _percent(x: Any) -> str:
+    found = _finite(x)
+    return "-" if found is None else percent_text(found)
+
+
+def _count(x: Any) -> str:
+    found = _finite(x)
+    return "-" if found is None else f"{found:,.0f}"
+
+
+def _span(row: Row) -> str:
+    """The bounds of an interval as text, empty where they are not known."""
+    low, high = _finite(row.get("low")), _finite(row.get("high"))
+    return "" if low is None or high is None else f"{number_text(low)} to {number_text(high)}"
+
+
+def _dot(name: str, found: Any) -> Dot | None:
+    """A dot of an interval or of a bare number; None where there is no value."""
+    row = found if isinstance(found, dict) else {"value": found}
+    value = _finite(row.get("value"))
+    if value is None:
+        return None
+    return Dot(name, value, _finite(row.get("low")), _finite(row.get("high")))
+
+
+def _dots(rows: Iterable[Row], name: str = "model") -> list[Dot]:
+    found = [_dot(str(row.get(name, "?")), row) for row in rows]
+    return [dot for dot in found if dot is not None]
+
+
+def _groups(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    """Rows by the text of one field, in order of first appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row.get(key) or "all"), []).append(row)
+    return groups
+
+
+def _safe(plots: Iterable[str]) -> list[Any]:
+    """Figures marked as HTML (they escape their own text), without empty ones."""
+    from markupsafe import Markup
+
+    return [Markup(plot) for plot in plots if plot]
+
+
+def _win_rate_plots(rows: Sequence[Row]) -> list[Any]:
+    plots, include = [], ends_of(_dots(rows))
+    for baseline, against in _groups(rows, "baseline").items():
+        for cohort, chosen in _groups(against, "cohort").items():
+            labelers = {"train": "training labelers", "heldout": "held-out labelers"}.get(
+                cohort, "all labelers" if cohort == "all" else cohort
+            )
+            plots.append(
+                dot_plot(
+                    f"Preferred to {baseline}, {labelers}",
+                    _dots(chosen),
+                    x_label="win rate; 50 % is no preference",
+                    reference=0.5,
+                    include=include,
+                    format=percent_text,
+                )
+            )
+    return _safe(plots)
+
+
+def _quality_plots(summary: Row) -> list[Any]:
+    likert, strengths = _rows(summary.get("likert")), _rows(summary.get("bradley_terry"))
+    return _safe(
+        [
+            dot_plot("Overall rating", _dots(likert), x_label="mean rating, 1 worst to 7 best"),
+            dot_plot(
+                "Bradley-Terry strength",
+                _dots(strengths),
+                x_label="log-odds of being preferred, mean 0",
+                reference=0.0,
+            ),
+        ]
+    )
+
+
+def _behaviour_plots(summary: Row) -> list[Any]:
+    hallucination = {"closed-domain prompts": _rows(summary.get("hallucination"))}
+    asked = {
+        "no instruction" if name == "none" else f"{name} instruction": rows
+        for name, rows in _groups(_rows(summary.get("toxicity")), "instruction").items()
+    }
+    return [
+        *_rate_plots("True answers", _groups(_rows(summary.get("truth")), "set")),
+        *_rate_plots("Hallucinations", hallucination),
+        *_rate_plots("Insults", asked),
+    ]
+
+
+def _rate_plots(title: str, groups: Mapping[str, Sequence[Row]]) -> list[Any]:
+    """One figure for each group of rates, all on one axis that begins at zero."""
+    dots = {name: _dots(rows) for name, rows in groups.items()}
+    include = [0.0, *(x for found in dots.values() for x in ends_of(found))]
+    label = "share of responses"
+    return _safe(
+        dot_plot(f"{title}: {name}", found, x_label=label, include=include, format=percent_text)
+        for name, found in dots.items()
+    )
+
+
+def _metadata_table(rows: Sequence[Row]) -> dict[str, Any]:
+    """Flags by models: {"models": [...], "flags": {flag: [row or None per model]}}."""
+    models = list(_groups(rows, "model"))
+    flags = {}
+    for flag, chosen in _groups(rows, "flag").items():
+        by_model = {str(row.get("model") or "all"): row for row in chosen}
+        flags[flag.replace("_", " ")] = [by_model.get(model) for model in models]
+    return {"models": models, "flags": flags}
+
+
+def _tax_plots(rows: Sequence[Row]) -> list[Any]:
+    plots = []
+    for row in rows:
+        models = {key: row[key] for key in row if key not in ("metric", "higher_is_better")}
+        dots = [dot for key, found in models.items() if (dot := _dot(key.replace("_", "-"), found))]
+        base = next((dot.value for dot in dots if dot.name == "base"), None)
+        better = row.get("higher_is_better")
+        note = "" if better is None else ("higher is better" if better else "lower is better")
+        label = ", ".join(part for part in ("dashed: the base" if base is not None else "", note))
+        plots.append(
+            dot_plot(str(row.get("metric", "?")), dots, x_label=label.strip(", "), reference=base)
+        )
+    return _safe(plots)
+
+
+def _reward_model_plot(found: Any) -> list[Any]:
+    if not isinstance(found, dict):
+        return []
+    flat = {key: value for key, value in found.items() if key != "baselines"}
+    baselines = found.get("baselines")
+    if isinstance(baselines, dict):
+        flat |= {f"baseline: {name}": value for name, value in baselines.items()}
+    dots = [dot for key, value in flat.items() if (dot := _dot(key.replace("_", " "), value))]
+    label = "share of untied pairs put in the right order"
+    return _safe([dot_plot("Accuracy", dots, x_label=label, reference=0.5, format=percent_text)])
+
+
+def _samples(found: Any) -> list[Row]:
+    return [row for row in _rows(found) if isinstance(row.get("responses"), dict)]
+
+
+def _series(rows: Sequence[Row], x_key: str, y_key: str) -> list[tuple[float, float]]:
+    pairs = [(_finite(row.get(x_key)), _finite(row.get(y_key))) for row in rows]
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+def _thinned(name: str, points: Sequence[tuple[float, float]], most: int) -> Line:
+    """A line of at most ``most`` points, each the mean of neighbouring steps."""
+    size = max(1, math.ceil(len(points) / most))
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    xs = [sum(x for x, _ in part) / len(part) for part in parts]
+    return Line(name, xs, [sum(y for _, y in part) / len(part) for part in parts])
+
+
+def _kl_plots(stages: Mapping[str, Sequence[Row]]) -> list[Any]:
+    plots = []
+    for key, label in (("ppo/score", "reward-model score"), ("ppo/gold", "gold utility")):
+        lines = [
+            _thinned(name.replace("_", "-"), points, NUM_KL_POINTS)
+            for name, rows in stages.items()
+            if (points := _series(rows, "ppo/kl", key))
+        ]
+        title = f"{label[0].upper()}{label[1:]} against KL"
+        plots.append(
+            line_chart(
+                title, lines, x_label="KL to the reference, nats per response", y_label=label
+            )
+        )
+    return _safe(plots)
+
+
+def _curve_plots(stages: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:
+    """Figures by stage: one panel for each kind of metric that the stage logged."""
+    found = {}
+    for stage, rows in stages.items():
+        keys = list(dict.fromkeys(key for row in rows for key in row if "/" in key))
+        plots = []
+        for title, endings in _PANELS:
+            lines = [
+                _thinned(key, points, NUM_POINTS)
+                for key in keys
+                if key.rsplit("/", 1)[1] in endings
+                if (points := _series(rows, "step", key))
+            ]
+            plots.append(line_chart(title, lines, x_label="step", y_label=title))
+        found[stage] = _safe(plots)
+    return {stage: plots for stage, plots in found.items() if plots}
+
+
+def _cost_plots(rows: Sequence[Row]) -> list[Any]:
+    plots = []
+    for key, title, label in (("seconds", "Time", "seconds"), ("flops", "Compute", "FLOPs")):
+        bars = [
+            (str(row.get("stage", "?")), value)
+            for row in rows
+            if (value := _finite(row.get(key))) is not None
+        ]
+        plots.append(bar_chart(title, bars, x_label=label))
+    return _safe(plots)
+
+
+def _cost_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The stages' costs with a last row of totals, FLOPs also in petaflop/s-days."""
+    if not rows:
+        return []
+    keys = ("seconds", "tokens", "flops")
+    table = [
+        {"stage": row.get("stage"), **{key: _finite(row.get(key)) for key in keys}} for row in rows
+    ]
+    total = {key: sum(row[key] for row in table if row[key] is not None) for key in keys}
+    table.append({"stage": "total", **total})
+    for row in table:
+        row["pf_days"] = None if row["flops"] is None else row["flops"] / _PETAFLOP_S_DAY
+    return table

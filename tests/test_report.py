@@ -1,0 +1,345 @@
+"""The report page: complete, partial and hostile run directories, and the drawings in it."""
+
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from heedful.errors import DataError
+from heedful.plots import Dot, Line, bar_chart, dot_plot, line_chart, number_text, percent_text
+from heedful.report import write_report
+
+HOSTILE = "<script>alert('x')</script>&\"'><img src=x onerror=alert(1)>"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A strict reading of a page: every tag closed in order, attributes and texts collected."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.attributes, self.texts, self._open = [], [], [], []
+        self.sections = {}
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag == "section":
+            self._section = dict(attrs)["id"]
+            self.sections[self._section] = ""
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if "section" in self._open:
+            self.sections[self._section] += data
+
+
+def interval(value, half=0.04):
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def made_summary():
+    models = {"base": 0.14, "prompted": 0.28, "sft": 0.5, "ppo": 0.62, "ppo-ptx": 0.66}
+    aligned = [name for name in models if name != "sft"]
+    return {
+        "command": "heed demo --seed 3",
+        "models": [{"name": n, "parameters": 3_200_000, "path": f"models/{n}"} for n in models],
+        "win_rates": [
+            {"model": n, "baseline": "sft", "cohort": cohort, **interval(models[n])}
+            for cohort in ("train", "heldout", None)
+            for n in aligned
+        ],
+        "likert": [{"model": n, "n": 300, **interval(2 + 5 * p, 0.1)} for n, p in models.items()],
+        "bradley_terry": [
+            {"model": n, **interval(math.log(p / (1 - p)), 0.2)} for n, p in models.items()
+        ],
+        "metadata": [
+            {"model": n, "flag": flag, "n": 120, **interval(0.3 * (1 - p))}
+            for n, p in models.items()
+            for flag in ("hallucination", "fails_task")
+        ],
+        "truth": [
+            {"model": n, "set": where, **interval(0.2 + p / 2)}
+            for where in ("seen characters", "held-out characters")
+            for n, p in models.items()
+        ],
+        "toxicity": [
+            {"model": n, "instruction": kind, **interval(0.05 + 0.1 * len(kind) * models[n] / 6)}
+            for kind in ("none", "respectful", "biased")
+            for n in models
+        ],
+        "hallucination": [{"model": n, **interval(0.4 * (1 - p))} for n, p in models.items()],
+        "tax": [
+            {
+                "metric": "web text loss",
+                "higher_is_better": False,
+                "base": interval(0.66),
+                "sft": interval(1.22),
+                "ppo": interval(1.34),
+                "ppo_ptx": interval(0.69),
+            },
+            {
+                "metric": "few-shot recall",
+                "higher_is_better": True,
+                "base": interval(0.8),
+                "ppo": interval(0.5),
+                "ppo_ptx": interval(0.76),
+            },
+        ],
+        "reward_model": {
+            "accuracy": interval(0.71),
+            "heldout_labelers": interval(0.69),
+            "baselines": {"longer is better": 0.55, "gold": interval(0.77)},
+        },
+        "samples": [
+            {
+                "prompt": f"Write a story about a wise frog. ({i})",
+                "use_case": "open_qa",
+                "responses": {
+                    "base": "Write a story about a sad newt.\nWrite a story about a king.",
+                    "sft": "Once there was a frog. She knew the pond.",
+                    "ppo": HOSTILE,
+                    "ppo-ptx": "Once a wise frog told the heron the truth, and was thanked.",
+                },
+            }
+            for i in range(8)
+        ],
+        "costs": [
+            {"stage": "pretrain", "seconds": 410.5, "tokens": 5_500_000, "flops": 2.4e14},
+            {"stage": "sft", "seconds": 40.0, "tokens": 300_000, "flops": 1.3e13},
+            {"stage": "ppo", "seconds": 280.0, "tokens": None, "flops": 6e13},
+        ],
+        "lineage": [
+            {
+                "stage": "sft",
+                "output": "models/sft",
+                "inputs": ["models/base", "snapshots/1"],
+                "sha256": "0123456789abcdef" * 4,
+            },
+            {"stage": "ppo", "output": "models/ppo", "inputs": "models/sft", "sha256": None},
+        ],
+    }
+
+
+def make_run(path: Path) -> Path:
+    path.mkdir()
+    claims = [
+        {
+            "id": "a1",
+            "claim": "PPO-ptx is preferred to SFT",
+            "paper": "66 % (Fig 1)",
+            **interval(0.61),
+            "holds": True,
+        },
+        {
+            "id": "g",
+            "claim": "Held-out labelers agree",
+            "paper": "alike",
+            "value": 0.8,
+            "low": None,
+            "high": None,
+            "holds": False,
+        },
+    ]
+    (path / "claims.json").write_text(json.dumps(claims))
+    (path / "summary.json").write_text(json.dumps(made_summary()))
+    (path / "config.toml").write_text("seed = 3\n[ppo]\nkl_coef = 0.02\n")
+    (path / "env.json").write_text(json.dumps({"python": "3.11", "git_commit": "abc123"}))
+    rows = {
+        "sft": [
+            {"step": i, "sft/loss": 3 / (1 + i / 40)} | ({"valid/loss": 1.1} if i % 50 == 0 else {})
+            for i in range(300)
+        ],
+        "reward": [
+            {"step": i, "reward/loss": 0.69 - i / 500, "reward/accuracy": 0.5 + i / 250}
+            for i in range(60)
+        ],
+    }
+    for name, top in (("ppo", 1.4), ("ppo_ptx", 1.2)):
+        rows[name] = [
+            {
+                "step": i,
+                "ppo/kl": top * i / 10,
+                "ppo/score": top * i / 60 - (i / 80) ** 2,
+                "ppo/gold": i / 60 - (i / 65) ** 2 if i % 5 == 0 else None,
+                "ppo/reward": i / 90,
+                "time/total_s": 1.5,
+            }
+            for i in range(60)
+        ]
+    for name, lines in rows.items():
+        (path / "stages" / name).mkdir(parents=True)
+        text = "".join(json.dumps(row) + "\n" for row in lines)
+        (path / "stages" / name / "metrics.jsonl").write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("report") / "demo")
+    html = write_report(run, run / "report.html").read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def test_page_is_well_formed_and_self_contained(page):
+    html, parsed = page
+    assert html.startswith("<!doctype html>")
+    assert not {"script", "link", "img", "iframe", "object"} & set(parsed.tags)
+    assert not any(
+        name in ("src", "srcset") or name.startswith("on") for _, name, _ in parsed.attributes
+    )
+    assert all(value.startswith("#") for _, name, value in parsed.attributes if name == "href")
+    for remote in ("http://", "https://", "url(", "@import"):
+        assert remote not in html
+    assert "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_text_of_models_is_shown_and_never_run(page):
+    html, parsed = page
+    assert "<script" not in html.lower() and "<img" not in html.lower()
+    assert parsed.texts.count(HOSTILE) == 8
+
+
+def test_summary_and_claims(page):
+    _, parsed = page
+    text = " ".join(" ".join(parsed.texts).split())
+    assert "1 of 2 claims of the InstructGPT paper hold in this run. Not shown here: g." in text
+    claims = parsed.sections["claims"]
+    assert "✓ holds" in claims and "✗ not shown" in claims
+    assert "0.57 to 0.65" in claims and "66 % (Fig 1)" in claims and "not known" in claims
+
+
+def test_every_section_is_filled(page):
+    _, parsed = page
+    assert list(parsed.sections) == [
+        "claims",
+        "preference",
+        "behaviour",
+        "kl",
+        "tax",
+        "reward-model",
+        "curves",
+        "samples",
+        "costs",
+        "lineage",
+        "reproduce",
+    ]
+    for name, text in parsed.sections.items():
+        assert "Not measured" not in text, name
+    assert "Preferred to sft, held-out labelers" in parsed.sections["preference"]
+    assert "fails task" in parsed.sections["preference"]
+    assert "Score against KL" not in parsed.sections["curves"]
+    assert "Gold utility against KL" in parsed.sections["kl"]
+    assert "730" in parsed.sections["costs"]  # 410.5 + 40 + 280 seconds, rounded to three digits
+    assert "3.13e14" in parsed.sections["costs"]  # 2.4e14 + 0.13e14 + 0.6e14
+    assert "heed demo --seed 3" in parsed.sections["reproduce"]
+    assert "kl_coef = 0.02" in parsed.sections["reproduce"]
+    assert "0123456789ab" in parsed.sections["lineage"]
+
+
+def test_every_figure_has_title_description_and_table(page):
+    _, parsed = page
+    num_figures = parsed.tags.count("figure")
+    assert num_figures > 20
+    assert parsed.tags.count("desc") == num_figures
+    assert parsed.tags.count("title") == num_figures + 1  # and the page's own
+    assert parsed.tags.count("figcaption") == num_figures
+    assert parsed.tags.count("table") >= num_figures
+
+
+def test_an_empty_run_directory_says_what_was_not_measured(tmp_path):
+    parsed = Page(write_report(tmp_path, tmp_path / "out" / "report.html").read_text("utf-8"))
+    assert "No claim has been decided yet" in " ".join(parsed.texts)
+    for name, text in parsed.sections.items():
+        assert "Not measured in this run" in text, name
+
+
+def test_cut_and_odd_files_are_named_not_fatal(tmp_path):
+    run = make_run(tmp_path / "cut")
+    (run / "claims.json").write_text('[{"id": "a1",')
+    (run / "stages" / "sft" / "metrics.jsonl").write_text('{"step": 0}\nbroken\n{"step": 2}\n')
+    odd = {
+        "win_rates": [{"model": "x"}, 7],
+        "tax": {"no": "list"},
+        "samples": [{"prompt": "p"}],
+        "lineage": [{"inputs": 3}],
+        "reward_model": {"accuracy": None},
+        "costs": [{}],
+    }
+    (run / "summary.json").write_text(json.dumps(odd))
+    text = " ".join(Page(write_report(run, run / "report.html").read_text("utf-8")).texts)
+    assert "claims.json, line 1: not JSON" in text
+    assert "metrics.jsonl, line 2: not JSON" in text
+    with pytest.raises(DataError, match="not a directory"):
+        write_report(tmp_path / "absent", tmp_path / "report.html")
+
+
+def attributes(html, tag, name):
+    return [float(value) for t, n, value in Page(html).attributes if (t, n) == (tag, name)]
+
+
+def test_dots_stand_where_their_values_are():
+    html = dot_plot("t", [Dot("a", 0.0), Dot("b", 0.5, 0.25, 0.75), Dot("c", 1.0)], x_label="x")
+    first, middle, last = attributes(html, "circle", "cx")
+    assert middle == pytest.approx((first + last) / 2, abs=0.1)
+    quarter = first + 0.25 * (last - first)
+    assert any(x == pytest.approx(quarter, abs=0.2) for x in attributes(html, "line", "x1"))
+    assert "95 % interval 0.25 to 0.75" in html
+
+
+def test_bars_are_proportional_and_start_at_zero():
+    html = bar_chart("t", [("a", 10.0), ("b", 40.0), ("bad", math.nan)], x_label="s")
+    short, long = attributes(html, "rect", "width")
+    assert long == pytest.approx(4 * short, abs=0.3)
+
+
+def test_lines_rise_upwards_within_the_drawing():
+    html = line_chart("t", [Line("up", [0, 1, 2], [0.0, 5.0, 10.0])], x_label="x", y_label="y")
+    points = next(v for t, n, v in Page(html).attributes if (t, n) == ("polyline", "points"))
+    xy = [tuple(map(float, point.split(","))) for point in points.split()]
+    assert xy[0][0] < xy[1][0] < xy[2][0] <= 360
+    assert 230 >= xy[0][1] > xy[1][1] > xy[2][1] >= 0
+    assert xy[1][1] == pytest.approx((xy[0][1] + xy[2][1]) / 2, abs=0.1)
+
+
+def test_nothing_to_draw_gives_nothing_and_one_value_is_drawn():
+    assert line_chart("t", [], x_label="x", y_label="y") == ""
+    assert dot_plot("t", [Dot("a", math.nan)], x_label="x") == ""
+    assert bar_chart("t", [], x_label="x") == ""
+    assert "circle" in line_chart("t", [Line("a", [3], [0.0])], x_label="x", y_label="y")
+
+
+def test_plot_text_is_escaped():
+    for html in (
+        line_chart(HOSTILE, [Line(HOSTILE, [0, 1], [0, 1])] * 2, x_label=HOSTILE, y_label=HOSTILE),
+        dot_plot(HOSTILE, [Dot(HOSTILE, 1.0)], x_label=HOSTILE),
+        bar_chart(HOSTILE, [(HOSTILE, 1.0)], x_label=HOSTILE),
+    ):
+        assert not {"script", "img"} & set(Page(html).tags)
+
+
+def test_numbers_are_short():
+    assert [number_text(x) for x in (0, 0.12345, 12.5, 3640, 2.4e14, 0.00002, -1.5)] == [
+        "0",
+        "0.123",
+        "12.5",
+        "3,640",
+        "2.4e14",
+        "2e-5",
+        "-1.5",
+    ]
+    assert percent_text(0.734) == "73.4 %"
