@@ -62,12 +62,14 @@ NUM_KL_POINTS = 25
 
 # Title, and the last parts of the metric keys (after "/") that share the panel.
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Loss", ("loss",)),
+    ("Loss", ("loss", "text_loss", "ptx_loss")),
     ("Accuracy", ("accuracy",)),
     ("Score", ("score",)),
     ("Gold utility", ("gold",)),
     ("KL to the reference", ("kl",)),
     ("Reward", ("reward",)),
+    ("Entropy", ("entropy",)),
+    ("Response length", ("length",)),
 )
 # The order in which stages are shown; others follow by name.
 _STAGE_ORDER = ("pretrain", "sft", "ppo_init", "reward", "ppo", "ppo_ptx")
