@@ -1,0 +1,396 @@
+"""Prompts, demonstrations, rankings and text out of every file shape that is in use.
+
+The shape of a row is known by its fields, not by the name of its file:
+
+    prompts          our snapshot rows; {"text"}; {"prompt"}; {"instruction","input"}; {"messages"}
+    demonstrations   our snapshot rows; {"prompt","response"}; {"instruction","input","output"};
+                     {"messages"}: the last assistant turn is the response
+    comparisons      our snapshot rows; {"prompt","responses","ranking"} (ranking null: unranked);
+                     {"prompt","chosen","rejected"}; {"chosen","rejected"} as whole dialogues
+
+A prompt without an id is named by a hash of its text, so that the same prompt has the same id in
+every file; a row without a split gets one from the same kind of hash, so that a prompt is never
+both trained on and held out. Fields that are not ours are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Any, TypeVar, get_args
+
+from heedful.data.bad_rows import BadRows, Row, RowProblem, shown
+from heedful.data.fields import Fields, choice_of, has, list_of, name_of, prompt_of, text_of
+from heedful.data.rows import (
+    ROW_SUFFIXES,
+    TEXT_SUFFIXES,
+    Source,
+    find_files,
+    is_text,
+    read_documents,
+    read_rows,
+)
+from heedful.records import (
+    Cohort,
+    Completion,
+    Demonstration,
+    Prompt,
+    PromptKind,
+    Ranking,
+    Rating,
+    Split,
+)
+from heedful.records import Source as PromptSource
+
+VALID_SHARE = 0.05
+
+_SPLITS = {name: name for name in get_args(Split)} | {"validation": "valid", "dev": "valid"}
+_USER_TURNS = ("user", "human")
+_ASSISTANT_TURNS = ("assistant", "gpt")
+_ASSISTANT = "Assistant:"
+_ASSISTANT_TURN = f"\n\n{_ASSISTANT}"
+
+T = TypeVar("T", Prompt, Demonstration, Ranking)
+
+
+def read_prompts(
+    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+) -> Iterator[Prompt]:
+    """The prompts of files, folders, globs or ``hf:owner/name``, one at a time, in file order."""
+    return _read(source, "prompts", lambda row: _prompt(row, valid_share), bad)
+
+
+def read_demonstrations(
+    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+) -> Iterator[Demonstration]:
+    """The demonstrations of files, folders, globs or ``hf:owner/name``, one at a time."""
+    return _read(source, "demonstrations", lambda row: _demonstration(row, valid_share), bad)
+
+
+def read_comparisons(
+    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+) -> Iterator[Ranking]:
+    """The rankings of files, folders, globs or ``hf:owner/name``, one at a time.
+
+    Rows whose ranking is null are left out and counted in ``bad.num_unranked``.
+    """
+    return _read(source, "comparisons", lambda row: _ranking(row, valid_share), bad)
+
+
+def read_text(source: Source, *, bad: BadRows | None = None) -> Iterator[str]:
+    """The documents of text files and of rows with a "text", one at a time."""
+    bad = bad if bad is not None else BadRows()
+    for file in find_files(source, (*TEXT_SUFFIXES, *ROW_SUFFIXES)):
+        if is_text(file):
+            yield from read_documents(file)
+            continue
+        for row in read_rows([file], bad):
+            try:
+                yield text_of(row.values, "text", required="a document")
+            except RowProblem as problem:
+                bad.add(problem.at(row), row.values)
+    bad.raise_pending()
+
+
+def assign_split(prompt: str, valid_share: float = VALID_SHARE) -> Split:
+    """The split of a prompt without one: this share is "valid", by a hash of the text alone."""
+    number = int.from_bytes(blake2b(prompt.encode(), digest_size=8, person=b"split").digest())
+    return "valid" if number < valid_share * 2**64 else "train"
+
+
+def prompt_id(prompt: str) -> str:
+    """The id of a prompt that came without one: 16 hexadecimal digits of a hash of its text."""
+    return blake2b(prompt.encode(), digest_size=8, person=b"prompt").hexdigest()
+
+
+def render_dialogue(turns: list[tuple[str, str]]) -> str:
+    """The prompt that (role, text) turns make: "Human: ...", blank line, ..., "Assistant:".
+
+    A system turn stands without a name at the place where it was said.
+    """
+    names: dict[str, str] = dict.fromkeys(_USER_TURNS, "Human: ")
+    names |= dict.fromkeys(_ASSISTANT_TURNS, "Assistant: ")
+    return "\n\n".join([*(names.get(role, "") + text for role, text in turns), _ASSISTANT])
+
+
+def _read(
+    source: Source, kind: str, parse: Callable[[Fields], T | None], bad: BadRows | None
+) -> Iterator[T]:
+    bad = bad if bad is not None else BadRows()
+    for row in read_rows(find_files(source, ROW_SUFFIXES, kind), bad):
+        record = _parsed(row, parse, bad)
+        if record is not None:
+            yield record
+    bad.raise_pending()
+
+
+def _parsed(row: Row, parse: Callable[[Fields], T | None], bad: BadRows) -> T | None:
+    try:
+        record = parse(row.values)
+    except RowProblem as problem:
+        bad.add(problem.at(row), row.values)
+        return None
+    if record is None:
+        bad.num_unranked += 1
+    return record
+
+
+# Shapes: one function per record. ``None`` counts as absent, because Parquet has every column.
+
+
+def _prompt(row: Fields, valid_share: float) -> Prompt:
+    if has(row, "text"):
+        text = prompt_of(row, "text")
+    elif has(row, "prompt"):
+        text = prompt_of(row, "prompt")
+    elif has(row, "instruction"):
+        text = _alpaca_prompt(row)
+    elif has(row, "messages"):
+        turns = _turns(row, "messages")
+        last = _last(turns, _USER_TURNS, "messages")
+        text = render_dialogue(turns[: last + 1])
+    else:
+        raise _unknown(row, "text", "prompt", "instruction", "messages")
+    # A source that is not ours names a data set; its prompts are as if a user had sent them.
+    source: PromptSource = "labeler" if row.get("source") == "labeler" else "api"
+    return Prompt(
+        id=name_of(row, "id") or name_of(row, "prompt_id") or prompt_id(text),
+        text=text,
+        source=source,
+        kind=choice_of(row, "kind", {name: name for name in get_args(PromptKind)}),
+        user=name_of(row, "user") or name_of(row, "user_id"),
+        use_case=name_of(row, "use_case"),
+        split=_split(row, text, valid_share),
+        language=name_of(row, "language"),
+    )
+
+
+def _demonstration(row: Fields, valid_share: float) -> Demonstration:
+    if has(row, "prompt") and has(row, "response"):
+        prompt, response = prompt_of(row, "prompt"), text_of(row, "response")
+    elif has(row, "instruction") and has(row, "output"):
+        prompt, response = _alpaca_prompt(row), text_of(row, "output")
+    elif has(row, "messages"):
+        prompt, response = _last_exchange(row, "messages")
+    else:
+        raise _unknown(row, "prompt + response", "instruction + output", "messages")
+    return Demonstration(
+        prompt_id=name_of(row, "prompt_id") or prompt_id(prompt),
+        prompt=prompt,
+        response=response,
+        labeler=name_of(row, "labeler"),
+        split=_split(row, prompt, valid_share),
+    )
+
+
+def _ranking(row: Fields, valid_share: float) -> Ranking | None:
+    ratings = None
+    if has(row, "completions"):
+        prompt = prompt_of(row, "prompt")
+        completions = _completions(row, prompt)
+        ranks = _ranks(row, "ranks", len(completions))
+        ratings = _ratings(row, len(completions))
+    elif has(row, "responses"):
+        prompt = prompt_of(row, "prompt")
+        texts = list_of(row, "responses")
+        completions = _named(row, prompt, [text_of({"responses": t}, "responses") for t in texts])
+        ranks = _ranks(row, "ranking", len(completions))
+    elif has(row, "chosen") and has(row, "rejected"):
+        prompt, texts = _pair(row)
+        completions, ranks = _named(row, prompt, texts), (1, 2)
+    else:
+        raise _unknown(row, "completions + ranks", "responses + ranking", "chosen + rejected")
+    if ranks is None:
+        return None
+    cohort: Cohort = choice_of(row, "cohort", {n: n for n in get_args(Cohort)}) or "train"
+    return Ranking(
+        prompt_id=name_of(row, "prompt_id") or prompt_id(prompt),
+        prompt=prompt,
+        completions=completions,
+        ranks=ranks,
+        labeler=name_of(row, "labeler"),
+        cohort=cohort,
+        ratings=ratings,
+        split=_split(row, prompt, valid_share),
+    )
+
+
+def _alpaca_prompt(row: Fields) -> str:
+    """Instruction, blank line, input: the wrapper text of Alpaca belongs to its model, not here."""
+    instruction = prompt_of(row, "instruction")
+    given = text_of(row, "input") if has(row, "input") else ""
+    return f"{instruction}\n\n{given}" if given.strip() else instruction
+
+
+def _last_exchange(row: Fields, field: str) -> tuple[str, str]:
+    """(prompt, response) of a list of messages: the last assistant turn answers what is before."""
+    turns = _turns(row, field)
+    last = _last(turns, _ASSISTANT_TURNS, field)
+    _last(turns[:last], _USER_TURNS, field)
+    return render_dialogue(turns[:last]), turns[last][1]
+
+
+def _turns(row: Fields, field: str) -> list[tuple[str, str]]:
+    turns = []
+    known = (*_USER_TURNS, *_ASSISTANT_TURNS, "system")
+    for number, message in enumerate(list_of(row, field), start=1):
+        if not isinstance(message, Mapping) or message.get("role") not in known:
+            raise RowProblem(
+                field,
+                f"turn {number}: {shown(message)}",
+                f'{{"role", "content"}} with role one of {", ".join(known)}',
+                "Rename the role, or leave out turns of tools.",
+            )
+        turns.append((message["role"], text_of(message, "content")))
+    return turns
+
+
+def _last(turns: list[tuple[str, str]], roles: tuple[str, ...], field: str) -> int:
+    for index in reversed(range(len(turns))):
+        if turns[index][0] in roles:
+            return index
+    raise RowProblem(
+        field,
+        "turns of " + (", ".join(role for role, _ in turns) or "nobody"),
+        f"a turn of the {roles[0]} (and an assistant's answer after it in a demonstration)",
+        "Leave this dialogue out, or put its turns in order.",
+    )
+
+
+def _pair(row: Fields) -> tuple[str, list[str]]:
+    """(prompt, [chosen, rejected]) of a pair, given as responses or as whole dialogues."""
+    if isinstance(row["chosen"], list):
+        (prompt, chosen), (other, rejected) = (
+            _last_exchange(row, side) for side in ("chosen", "rejected")
+        )
+        if prompt != other:
+            raise RowProblem(
+                "rejected",
+                "a dialogue that differs from the chosen one before its last turn",
+                "two answers to the same turns",
+                "Only the last assistant turn may differ.",
+            )
+        return prompt, [chosen, rejected]
+    chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
+    if has(row, "prompt"):
+        return prompt_of(row, "prompt"), [chosen, rejected]
+    # The last turn of the assistant that begins before the two dialogues part.
+    differ = (k for k, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+    parting = next(differ, min(len(chosen), len(rejected)))
+    end = chosen.rfind(_ASSISTANT_TURN, 0, parting) + len(_ASSISTANT_TURN)
+    prompt = chosen[:end].lstrip()
+    if end < len(_ASSISTANT_TURN) or prompt == _ASSISTANT:
+        raise RowProblem(
+            "chosen",
+            f"no turns shared with the rejected text: {shown(chosen)}",
+            'a "prompt", or two dialogues that begin with the same turns up to "Assistant:"',
+            'Add the "prompt" field, or drop the row.',
+        )
+    return prompt, [chosen[end:].strip(), rejected[end:].strip()]
+
+
+def _completions(row: Fields, prompt: str) -> tuple[Completion, ...]:
+    found = []
+    for number, completion in enumerate(list_of(row, "completions")):
+        if not isinstance(completion, Mapping):
+            raise RowProblem(
+                "completions",
+                f"{shown(completion)} in place {number + 1}",
+                'objects {"id", "text", "model"}',
+                'Texts alone go into a field named "responses".',
+            )
+        name = name_of(completion, "id") or _completion_id(row, prompt, number)
+        found.append(Completion(name, text_of(completion, "text"), name_of(completion, "model")))
+    return _enough(found, "completions")
+
+
+def _named(row: Fields, prompt: str, texts: list[str]) -> tuple[Completion, ...]:
+    """Completions of texts, with ids of their own and the models' names where the row has them."""
+    models = row.get("models")
+    if not isinstance(models, list) or len(models) != len(texts):
+        models = [None] * len(texts)
+    found = [
+        Completion(_completion_id(row, prompt, k), text, None if model is None else str(model))
+        for k, (text, model) in enumerate(zip(texts, models, strict=True))
+    ]
+    return _enough(found, "responses")
+
+
+def _completion_id(row: Fields, prompt: str, number: int) -> str:
+    name = name_of(row, "id") or name_of(row, "prompt_id") or prompt_id(prompt)
+    return f"{name}/{number}"
+
+
+def _enough(found: list[Completion], field: str) -> tuple[Completion, ...]:
+    if len(found) < 2:
+        raise RowProblem(
+            field,
+            f"{len(found)} completion" + ("" if len(found) == 1 else "s"),
+            "at least 2 to compare",
+            "Drop the row: nothing can be learned from it.",
+        )
+    return tuple(found)
+
+
+def _ranks(row: Fields, field: str, num: int) -> tuple[int, ...] | None:
+    """The ranks, or None where the row says that there are none."""
+    if field in row and row[field] is None:
+        return None
+    ranks = list_of(row, field)
+    if not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
+        raise RowProblem(
+            field,
+            shown(ranks),
+            "whole numbers from 1 (best) up, equal numbers for ties",
+            "Write ranks, not scores: 1 for the best.",
+        )
+    if len(ranks) != num:
+        raise RowProblem(
+            field,
+            f"{len(ranks)} ranks for {num} completions",
+            "one rank per completion, in their order",
+            "Rank every completion, or take out those without a rank.",
+        )
+    return tuple(ranks)
+
+
+def _ratings(row: Fields, num: int) -> tuple[Rating | None, ...] | None:
+    if not has(row, "ratings"):
+        return None
+    given = list_of(row, "ratings")
+    if len(given) != num:
+        raise RowProblem(
+            "ratings",
+            f"{len(given)} ratings for {num} completions",
+            "one per completion, null where there is none",
+            "Add null for completions that were not rated.",
+        )
+    return tuple(None if rating is None else _rating(rating) for rating in given)
+
+
+def _rating(value: Any) -> Rating:
+    flags = dict(value) if isinstance(value, Mapping) else {}
+    overall = flags.pop("overall", None)
+    sound = isinstance(overall, int) and not isinstance(overall, bool) and 1 <= overall <= 7
+    if not sound or not all(flag is None or isinstance(flag, bool) for flag in flags.values()):
+        raise RowProblem(
+            "ratings",
+            shown(value),
+            '{"overall": 1 to 7} and flags that are true, false or null',
+            "Give the rating its overall number, or write null for it.",
+        )
+    return Rating(overall, flags)
+
+
+def _split(row: Fields, prompt: str, valid_share: float) -> Split:
+    return choice_of(row, "split", _SPLITS) or assign_split(prompt, valid_share)
+
+
+def _unknown(row: Fields, *shapes: str) -> RowProblem:
+    fields = ", ".join(sorted(name for name in row if has(row, name)))
+    return RowProblem(
+        None,
+        f"the fields {fields}" if fields else "no fields",
+        " or ".join(shapes),
+        "Is this the right file? Else rename its fields.",
+    )

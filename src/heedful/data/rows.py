@@ -1,0 +1,276 @@
+"""Rows and documents out of files: JSONL, JSON, CSV, Parquet, text, each also .gz, and the hub.
+
+Everything streams, one row at a time; only a JSON list (one value) is read whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from heedful.data.bad_rows import BadRow, BadRows, Row, shown
+from heedful.errors import DataError, MissingExtraError
+
+Source = str | Path | Sequence[str | Path]
+
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+TEXT_SUFFIXES = (".txt",)
+# Beside the data in a directory, but not data.
+NOT_DATA = ("manifest.json", "bad_rows.jsonl")
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+HUB = "hf:"
+
+# Cells of a CSV that hold JSON, and cells where empty means the empty text (elsewhere: no value).
+_JSON_CELLS = {"completions", "ranks", "ratings", "responses", "ranking", "models", "messages"}
+_TEXT_CELLS = {"prompt", "text", "response", "chosen", "rejected", "instruction", "input", "output"}
+# Cells may be as long as a document; the module's default is 128 KiB.
+_MAX_CELL_CHARS = 1 << 30
+_PARQUET_ROWS = 1024
+
+
+def find_files(source: Source, suffixes: Sequence[str], kind: str | None = None) -> list[str]:
+    """The files of a path, a glob, a directory, ``hf:owner/name``, or several of these, in order.
+
+    A directory gives its own files with a known suffix, sorted (not those of its folders: name
+    these with a glob); a snapshot directory gives the file named after ``kind``.
+    """
+    if not isinstance(source, str | Path):
+        return [file for part in source for file in find_files(part, suffixes, kind)]
+    text = str(source)
+    if text.startswith(HUB):
+        return [text]
+    path = Path(text)
+    if path.is_dir():
+        return [str(file) for file in _files_in(path, suffixes, kind)]
+    if path.exists():
+        if not _suffix(path).endswith(tuple(suffixes)):
+            raise DataError(
+                f"{path}: the format is not known by its name; needed one of "
+                f"{', '.join(suffixes)}, each also with .gz. Rename the file."
+            )
+        return [text]
+    matches = sorted(glob.glob(text, recursive=True))
+    files = [m for m in matches if Path(m).is_file() and _suffix(m).endswith(tuple(suffixes))]
+    if not files:
+        raise DataError(
+            f"{path} does not exist (nor is it a glob that matches a file ending in "
+            f"{', '.join(suffixes)}): check the path; it is relative to {Path.cwd()}."
+        )
+    return files
+
+
+def _files_in(directory: Path, suffixes: Sequence[str], kind: str | None) -> list[Path]:
+    for name in (f"{kind}.jsonl", f"{kind}.jsonl.gz"):
+        if kind is not None and (directory / name).is_file():
+            return [directory / name]
+    files = sorted(
+        file
+        for file in directory.iterdir()
+        if file.is_file()
+        and _suffix(file).endswith(tuple(suffixes))
+        and file.name not in NOT_DATA
+        and not file.name.startswith((".", "_"))
+    )
+    if not files:
+        raise DataError(
+            f"{directory} holds no file ending in {', '.join(suffixes)} (each also .gz); files in "
+            "folders inside it are read when a glob such as 'data/**/*.jsonl' names them."
+        )
+    return files
+
+
+def _suffix(path: str | Path) -> str:
+    """The last suffix of a file's name in lower case, without .gz."""
+    return Path(str(path).lower().removesuffix(".gz")).suffix
+
+
+def read_rows(files: Iterable[str], bad: BadRows) -> Iterator[Row]:
+    """Every row of the files that is an object; what cannot be read goes to ``bad``.
+
+    Raises what ``bad`` has collected when the files end.
+    """
+    for file in files:
+        num_rows, num_bad = 0, bad.num_bad
+        for row in _rows_of(file, bad):
+            num_rows += 1
+            if isinstance(row.values, dict):
+                yield row
+                continue
+            kind = type(row.values).__name__
+            found = f"{kind} {shown(row.values)}"
+            mend = 'Write each row as {"field": value, ...}.'
+            bad.add(
+                BadRow(file, row.line, None, found, "an object", mend, unit=row.unit), row.values
+            )
+        if num_rows == 0 and bad.num_bad == num_bad:
+            mend = "Take it out of the data, or write it again if it was cut."
+            bad.add(BadRow(file, None, None, "an empty file", "at least one row", mend))
+    bad.raise_pending()
+
+
+def _rows_of(file: str, bad: BadRows) -> Iterator[Row]:
+    if file.startswith(HUB):
+        return _hub_rows(file)
+    suffix = _suffix(file)
+    if suffix == ".parquet":
+        return _parquet_rows(file)
+    if suffix in (".csv", ".tsv"):
+        return _csv_rows(file, bad, "\t" if suffix == ".tsv" else ",")
+    # Much that is called .json holds one object a line, so the first character decides.
+    if suffix == ".json" and _first_character(file) == "[":
+        return _json_list_rows(file)
+    return _jsonl_rows(file, bad)
+
+
+def _jsonl_rows(file: str, bad: BadRows) -> Iterator[Row]:
+    for line, text in enumerate(_lines(file), start=1):
+        if not text.strip():
+            continue
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            found = f"text that is not JSON ({error.msg} at column {error.colno})"
+            mend = "Write one whole JSON object on the line; a line cut in two is a common cause."
+            bad.add(BadRow(file, line, None, found, "one JSON object", mend), text.rstrip("\n"))
+            continue
+        yield Row(file, line, values)
+
+
+def _json_list_rows(file: str) -> Iterator[Row]:
+    try:
+        values = json.loads("".join(_lines(file)))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{file}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}). Write one "
+            "JSON list of objects, or one object a line and name the file .jsonl."
+        ) from error
+    for number, value in enumerate(values, start=1):
+        yield Row(file, number, value, unit="item")
+
+
+def _csv_rows(file: str, bad: BadRows, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(_MAX_CELL_CHARS)
+    reader = csv.DictReader(_lines(file, newline=""), delimiter=delimiter)
+    line = 2
+    try:
+        for cells in reader:
+            start, line = line, reader.line_num + 1
+            if None in cells:
+                found = f"{len(cells[None])} more cells than the header names"
+                mend = 'Put cells that hold the delimiter or a line break in "quotes".'
+                needed = f"{len(cells) - 1} cells"
+                bad.add(BadRow(file, start, None, found, needed, mend), list(cells.values()))
+                continue
+            yield Row(file, start, {name: _cell(name, cell) for name, cell in cells.items()})
+    except csv.Error as error:
+        raise DataError(f"{file}, line {line}: not CSV ({error}). Write the file again.") from error
+
+
+def _cell(name: str, cell: str | None) -> Any:
+    if not cell:
+        return cell if name in _TEXT_CELLS else None
+    if name in _JSON_CELLS or (name in ("chosen", "rejected") and cell.startswith("[{")):
+        try:
+            return json.loads(cell)
+        except json.JSONDecodeError:
+            return cell  # refused where the list is needed, with the cell in the message
+    return cell
+
+
+def _parquet_rows(file: str) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{file} is Parquet, and pyarrow is not installed: pip install 'heedful[hub]'"
+        ) from error
+    try:
+        # Parquet is read from its end, so a compressed one has to be unpacked first.
+        source = io.BytesIO(gzip.decompress(Path(file).read_bytes())) if _is_gz(file) else file
+        number = 0
+        for batch in ParquetFile(source).iter_batches(batch_size=_PARQUET_ROWS):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(file, number, values, unit="row")
+    except (ArrowException, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{file}: not a whole Parquet file ({error}). Fetch it again.") from error
+
+
+def _hub_rows(source: str) -> Iterator[Row]:
+    """Rows of ``hf:owner/name``, ``hf:owner/name@split`` or ``hf:owner/name:config@split``.
+
+    Without a split it is the one called train; our own split is then a hash of the prompt.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{source} is on the Hugging Face hub: pip install 'heedful[hub]'"
+        ) from error
+    name, _, split = source.removeprefix(HUB).partition("@")
+    name, _, config = name.partition(":")
+    rows = load_dataset(name, config or None, split=split or "train", streaming=True)
+    for number, values in enumerate(rows, start=1):
+        yield Row(source, number, dict(values), unit="row")
+
+
+def read_documents(file: str) -> Iterator[str]:
+    """The documents of a text file: what stands between lines that hold only ``<|endoftext|>``.
+
+    A file without such a line is one document. Documents of white space alone are left out.
+    """
+    lines: list[str] = []
+    for line in _lines(file):
+        if line.rstrip("\n") == DOCUMENT_SEPARATOR:
+            yield from _document(lines)
+            lines = []
+        else:
+            lines.append(line)
+    yield from _document(lines)
+
+
+def _document(lines: list[str]) -> Iterator[str]:
+    text = "".join(lines).strip("\n")
+    if text and not text.isspace():
+        yield text
+
+
+def is_text(file: str) -> bool:
+    """Whether a file holds documents (text) instead of rows."""
+    return not file.startswith(HUB) and _suffix(file) in TEXT_SUFFIXES
+
+
+def _lines(file: str, newline: str | None = None) -> Iterator[str]:
+    """The lines of a text file, unpacked where the name ends in .gz, without a byte-order mark."""
+    try:
+        with _open(file, newline) as text:
+            yield from text
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{file}: not a whole gzip file ({error}). Fetch it again.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: not UTF-8 ({error.reason}, byte {error.object[error.start]:#x}). Convert it: "
+            "iconv -f <its encoding> -t UTF-8."
+        ) from error
+
+
+def _open(file: str, newline: str | None) -> TextIO:
+    if _is_gz(file):
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline=newline)
+    return open(file, encoding="utf-8-sig", newline=newline)
+
+
+def _is_gz(file: str) -> bool:
+    return file.lower().endswith(".gz")
+
+
+def _first_character(file: str) -> str:
+    return next((line.lstrip()[0] for line in _lines(file) if line.strip()), "")
