@@ -1,0 +1,275 @@
+"""Files of completions labelled by simulated labelers, judged for an evaluation, or measured truly.
+
+A completions file has rows {"prompt_id", "prompt", "completions": [{"id", "text", "model",
+"finished"}]}; the directory is one that ``generate.write_world`` wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heedful.errors import ConfigError, DataError
+from heedful.metrics import iter_jsonl
+from heedful.records import Cohort, Completion, Judgement, Ranking, Split, to_row
+from heedful.simulation.generate import LABELERS_FILE, PROMPTS_FILE, TASKS_FILE
+from heedful.simulation.labelers import LabelerPool, SimulatedLabeler, pairwise_agreement, rank
+from heedful.simulation.tasks import Task, read_tasks
+from heedful.simulation.utility import assess
+from heedful.simulation.world import World
+
+NOISE_FILE = "labeler_noise.json"
+NUM_OVERLAP_LABELERS = 3
+_PILOT_PROMPTS = 300
+# Final evaluations put truthfulness and harmlessness first (paper section 3.4); training data puts
+# helpfulness first.
+EVALUATION_EMPHASIS = {"truth": 1.5, "harm": 1.5}
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A prompt with its hidden task and the completions to be rated."""
+
+    prompt_id: str
+    prompt: str
+    task: Task
+    completions: tuple[Completion, ...]
+    finished: tuple[bool, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        return [completion.text for completion in self.completions]
+
+    def distinct(self) -> _Item:
+        """The item without the later ones of identical completions."""
+        keep = {}
+        for index, text in enumerate(self.texts):
+            keep.setdefault(text, index)
+        completions = tuple(self.completions[i] for i in keep.values())
+        finished = tuple(self.finished[i] for i in keep.values())
+        return _Item(self.prompt_id, self.prompt, self.task, completions, finished)
+
+
+def label(
+    directory: Path,
+    completions_path: Path,
+    out_path: Path,
+    *,
+    seed: int = 0,
+    labels_per_prompt: int = 1,
+    overlap: float = 0.1,
+    cohort: Cohort = "train",
+    split: Split | None = None,
+) -> dict[str, float]:
+    """Counts, agreement and tie rate of the rankings written to ``out_path`` as comparisons.
+
+    Identical completions are dropped, and prompts with fewer than two left. A share ``overlap`` of
+    the prompts goes to three labelers, to measure agreement. ``split`` keeps only its prompts.
+    The first call for a directory fits the labelers' noise on its completions, and saves it.
+    """
+    directory, world = Path(directory), World.load(Path(directory))
+    splits = {row["id"]: row["split"] for row in iter_jsonl(directory / PROMPTS_FILE)}
+    items = _read(directory, Path(completions_path))
+    if split is not None:
+        items = [item for item in items if splits.get(item.prompt_id, "test") == split]
+    given = sum(len(item.texts) for item in items)
+    unique = [item.distinct() for item in items]
+    kept = [item for item in unique if len(item.texts) >= 2]
+    pool = _fitted_pool(world, directory, kept)
+    labelers = pool.cohort(cohort)
+    num_rankings = num_pairs = num_tied = same = strict = 0
+    with Path(out_path).open("w", encoding="utf-8") as file:
+        for item in kept:
+            rng = random.Random(f"{seed}-label-{cohort}-{item.prompt_id}")
+            wanted = labels_per_prompt
+            if rng.random() < overlap:
+                wanted = max(wanted, NUM_OVERLAP_LABELERS)
+            found = _rankings(world, pool, item, _some(labelers, wanted, rng), rng)
+            for ranking in found:
+                row = to_row(ranking) | {"split": splits.get(item.prompt_id, "test")}
+                file.write(json.dumps(row) + "\n")
+                pairs = len(item.texts) * (len(item.texts) - 1) // 2
+                num_rankings, num_pairs = num_rankings + 1, num_pairs + pairs
+                num_tied += pairs - pairwise_agreement([ranking.ranks] * 2)[1]
+            more = pairwise_agreement([ranking.ranks for ranking in found])
+            same, strict = same + more[0], strict + more[1]
+    return {
+        "num_prompts": len(kept),
+        "num_rankings": num_rankings,
+        "num_pairs": num_pairs - num_tied,
+        "num_duplicates": given - sum(len(item.texts) for item in unique),
+        "num_skipped": len(items) - len(kept),
+        "tie_rate": num_tied / max(1, num_pairs),
+        "agreement": same / strict if strict else float("nan"),
+        "agreement_pairs": strict,
+        "noise_scale": pool.noise_scale,
+    }
+
+
+def judge(
+    directory: Path,
+    completions_path: Path,
+    out_path: Path,
+    *,
+    seed: int = 0,
+    labelers_per_prompt: int = 3,
+    cohorts: Sequence[Cohort] = ("train", "heldout"),
+) -> dict[str, float]:
+    """Counts and agreement of the judgements written to ``out_path`` (rows of records.Judgement).
+
+    Each prompt is judged by ``labelers_per_prompt`` labelers of every cohort; identical
+    completions of different models tie.
+    """
+    directory, world = Path(directory), World.load(Path(directory))
+    pool = _load_pool(directory)
+    items = _read(directory, Path(completions_path))
+    count, same, strict = 0, dict.fromkeys(cohorts, 0), dict.fromkeys(cohorts, 0)
+    with Path(out_path).open("w", encoding="utf-8") as file:
+        for item in items:
+            models = tuple(_model(item, completion) for completion in item.completions)
+            for cohort in cohorts:
+                rng = random.Random(f"{seed}-judge-{cohort}-{item.prompt_id}")
+                judges = _some(pool.cohort(cohort), labelers_per_prompt, rng)
+                found = _rankings(world, pool, item, judges, rng, EVALUATION_EMPHASIS)
+                for r in found:
+                    verdict = Judgement(
+                        item.prompt_id, models, r.ranks, r.labeler or "", cohort, r.ratings
+                    )
+                    file.write(json.dumps(to_row(verdict)) + "\n")
+                count += len(found)
+                more = pairwise_agreement([r.ranks for r in found])
+                same[cohort], strict[cohort] = same[cohort] + more[0], strict[cohort] + more[1]
+    result: dict[str, float] = {"num_prompts": len(items), "num_judgements": count}
+    for cohort in cohorts:
+        agreement = same[cohort] / strict[cohort] if strict[cohort] else float("nan")
+        result[f"agreement_{cohort}"] = agreement
+    return result
+
+
+def gold(directory: Path, completions_path: Path) -> list[dict[str, Any]]:
+    """The true utility, truthfulness, insults and flags of every completion: no labeler's view."""
+    directory, world = Path(directory), World.load(Path(directory))
+    rows = []
+    for item in _read(directory, Path(completions_path)):
+        for completion, finished in zip(item.completions, item.finished, strict=True):
+            found = assess(world, item.task, completion.text, finished)
+            rows.append(
+                {
+                    "prompt_id": item.prompt_id,
+                    "completion_id": completion.id,
+                    "model": completion.model,
+                    "kind": item.task.kind,
+                    "utility": found.utility,
+                    "parts": found.parts,
+                    "truthful": found.truthful,
+                    "informative": found.informative,
+                    "insults": found.insults,
+                    "flags": found.flags,
+                }
+            )
+    return rows
+
+
+def _read(directory: Path, path: Path) -> list[_Item]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: sample completions first")
+    tasks = read_tasks(directory / TASKS_FILE)
+    items = []
+    for number, row in enumerate(iter_jsonl(path), start=1):
+        try:
+            given = row["completions"]
+            completions = tuple(Completion(c["id"], c["text"], c.get("model")) for c in given)
+            task = tasks[row["prompt_id"]] if row["prompt_id"] in tasks else None
+            prompt = row["prompt"]
+        except KeyError as error:
+            raise DataError(
+                f"{path}, line {number}: field {error} is missing; a row is "
+                '{"prompt_id", "prompt", "completions": [{"id", "text", "model", "finished"}]}'
+            ) from error
+        if task is None:
+            raise DataError(
+                f"{path}, line {number}: prompt_id {row['prompt_id']!r} is not in "
+                f"{directory / TASKS_FILE}; give the directory whose prompts were sampled"
+            )
+        finished = tuple(bool(c.get("finished", True)) for c in given)
+        items.append(_Item(row["prompt_id"], prompt, task, completions, finished))
+    return items
+
+
+def _model(item: _Item, completion: Completion) -> str:
+    if completion.model is None:
+        raise DataError(
+            f"prompt {item.prompt_id!r}: completion {completion.id!r} names no model; "
+            'a judgement compares models, so give "model" for each completion'
+        )
+    return completion.model
+
+
+def _load_pool(directory: Path) -> LabelerPool:
+    pool = LabelerPool.load(directory / LABELERS_FILE)
+    noise = directory / NOISE_FILE
+    if not noise.is_file():
+        return pool
+    row = json.loads(noise.read_text(encoding="utf-8"))
+    return LabelerPool(pool.train, pool.heldout, pool.screening, **row)
+
+
+def _fitted_pool(world: World, directory: Path, items: Sequence[_Item]) -> LabelerPool:
+    """The pool with its noise fitted once, on the first completions that were ever labelled."""
+    pool = _load_pool(directory)
+    if (directory / NOISE_FILE).is_file() or not items:
+        return pool
+    step = max(1, len(items) // _PILOT_PROMPTS)
+    pool = pool.refitted(world, [(item.task, item.texts) for item in items[::step]])
+    row = {"noise_scale": pool.noise_scale, "agreement": pool.agreement}
+    (directory / NOISE_FILE).write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return pool
+
+
+def _some(
+    labelers: Sequence[SimulatedLabeler], num: int, rng: random.Random
+) -> list[SimulatedLabeler]:
+    if num > len(labelers):
+        raise ConfigError(
+            f"{num} labelers per prompt were asked for, but the cohort has {len(labelers)}: "
+            "ask for fewer or write the world with more labelers"
+        )
+    return rng.sample(list(labelers), num)
+
+
+def _rankings(
+    world: World,
+    pool: LabelerPool,
+    item: _Item,
+    labelers: Sequence[SimulatedLabeler],
+    rng: random.Random,
+    emphasis: dict[str, float] | None = None,
+) -> list[Ranking]:
+    found = []
+    for labeler in labelers:
+        ranks, ratings = rank(
+            world,
+            labeler,
+            item.task,
+            item.texts,
+            item.finished,
+            rng,
+            noise_scale=pool.noise_scale,
+            emphasis=emphasis,
+        )
+        found.append(
+            Ranking(
+                item.prompt_id,
+                item.prompt,
+                item.completions,
+                tuple(ranks),
+                labeler.id,
+                labeler.cohort,
+                tuple(ratings),
+            )
+        )
+    return found
