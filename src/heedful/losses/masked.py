@@ -16,8 +16,8 @@ def gather_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) ->
 
     log softmax(logits / temperature)[tokens], in fp32 (fp64 stays) whatever the dtype of the
     logits. The caller aligns the two: for a language model, logits[:, :-1] predict tokens[:, 1:].
-    The temperature is the one that the tokens were sampled with (in rollout, reference
-    and update alike): a policy compared at another temperature is another policy.
+    The temperature is the one that the tokens were sampled with, in rollout, reference and update
+    alike: a policy compared at another temperature is another policy.
     """
     if logits.shape[:-1] != tokens.shape:
         raise ValueError(
@@ -47,7 +47,7 @@ def masked_whiten(x: Tensor, mask: Tensor) -> Tensor:
     """x moved and scaled to mean 0 and variance 1 over the True positions, 0 at the others.
 
     (x - mean) / sqrt(var + 1e-8) with the biased variance, which divides by n and not by n - 1
-    (lm-human-preferences, as TensorFlow does). Equal values have no scale: they become 0, not noise.
+    (as in lm-human-preferences). Equal values have no scale: they come back as 0.
     """
     mean = masked_mean(x, mask)
     centred = keep(x, mask) - mean
