@@ -73,18 +73,27 @@ class BadRows:
         self.limit = limit
         self.num_bad = 0
         self.num_unranked = 0
+        # A file that is read twice (once per split) has what it lacks counted once.
+        self._seen: set[tuple[str, int | None]] = set()
         self._pending: list[BadRow] = []
 
     def add(self, bad: BadRow, raw: Any = None) -> None:
         """Notes one bad row; raises DataError when the limit is reached and nothing is skipped."""
-        self.num_bad += 1
         if self.skip:
+            if not self._is_new(bad.file, bad.line):
+                return
+            self.num_bad += 1
             if self.to is not None:
                 self._write(bad, raw)
             return
+        self.num_bad += 1
         self._pending.append(bad)
         if len(self._pending) >= self.limit:
             self.raise_pending()
+
+    def add_unranked(self, row: Row) -> None:
+        """Notes one row that is sound but carries no ranking."""
+        self.num_unranked += self._is_new(row.file, row.line)
 
     def raise_pending(self) -> None:
         """Raises one DataError that lists every bad row noted so far, if there are any."""
@@ -99,6 +108,11 @@ class BadRows:
             + "\nMend them, or set skip_bad_rows = true to go on without them: they are then "
             "written to a file with the reasons."
         )
+
+    def _is_new(self, file: str, line: int | None) -> bool:
+        is_new = (file, line) not in self._seen
+        self._seen.add((file, line))
+        return is_new
 
     def _write(self, bad: BadRow, raw: Any) -> None:
         assert self.to is not None

@@ -131,7 +131,7 @@ def _parsed(row: Row, parse: Callable[[Fields], T | None], bad: BadRows) -> T | 
         bad.add(problem.at(row), row.values)
         return None
     if record is None:
-        bad.num_unranked += 1
+        bad.add_unranked(row)
     return record
 
 
