@@ -286,6 +286,8 @@ class PPOConfig(Section):
     """Tokens per row of pretraining text."""
     ppo: PPO = PPO()
     sampling: Sampling = Sampling()
+    gold: str | None = None
+    """Directory of a miniature world: logs its hidden utility as ppo/gold. Never trained on."""
     optim_eps: PositiveFloat = 1e-5
     """Adam's epsilon (openai/lm-human-preferences: 1e-5)."""
     max_grad_norm: PositiveFloat = 1.0
@@ -330,6 +332,8 @@ class SampleConfig(Section):
     """Only prompts whose `use` field has this value."""
     limit: Positive | None = None
     """Prompts at most."""
+    reward_model: str | None = None
+    """Reward model directory; adds its score to every completion."""
     max_prompt_tokens: Positive = 1024
     """Longest prompt, prefix included; longer ones keep their end."""
     sampling: Sampling = Sampling()
@@ -361,6 +365,113 @@ class PrefixConfig(Section):
     """Longest prompt, prefix included."""
     sampling: Sampling = Sampling()
     compute: Compute = Compute()
+
+
+class MeasureConfig(Section):
+    """heed measure: next-token loss on held-out text and few-shot recall of one or more models."""
+
+    run_dir: str
+    """Directory to write; measures.json in it."""
+    models: tuple[SampledModel, ...]
+    text: tuple[str, ...]
+    """Held-out text."""
+    num_documents: Positive = 400
+    """Documents scored at most."""
+    recall: str | None = None
+    """JSONL file of few-shot quizzes: {"id", "text", "answer"}."""
+    compute: Compute = Compute()
+
+
+class SimulateConfig(Section):
+    """heed simulate: the miniature world's text, prompts, demonstrations and probes."""
+
+    run_dir: str
+    """Directory to write."""
+    seed: int = 0
+    """Seed of everything in the world."""
+    num_characters: Positive = 64
+    """Named characters."""
+    num_heldout: Positive = 16
+    """Characters that no training prompt names."""
+    num_documents: Positive = 40_000
+    """Documents of web text for pretraining."""
+    num_valid_documents: Positive = 400
+    """Documents held out."""
+    num_sft_prompts: Positive = 1000
+    """Prompts with a demonstration."""
+    num_rm_prompts: Positive = 2500
+    """Prompts whose completions are ranked."""
+    num_ppo_prompts: Positive = 3000
+    """Prompts for step 3."""
+    num_valid_prompts: Positive = 300
+    """Held-out prompts for model selection and reward-model accuracy."""
+    num_test_prompts: Positive = 500
+    """Prompts for the final evaluation."""
+
+
+class LabelConfig(Section):
+    """heed label (simulated): screened labelers rate and rank completions."""
+
+    run_dir: str
+    """Directory to write: comparisons.jsonl, comparisons_valid.jsonl, comparisons_heldout.jsonl."""
+    world: str
+    """Directory of the world."""
+    completions: str
+    """Completions of training prompts (a file of heed sample)."""
+    completions_valid: str
+    """Completions of validation prompts; held-out labelers rank these too."""
+    seed: int = 0
+    """Seed of the labelers."""
+    labels_per_prompt: Positive = 1
+    """Labelers per prompt (paper 5.3: most comparisons have one)."""
+    overlap: Share = 0.1
+    """Share of prompts that three labelers rank, to measure agreement."""
+
+
+class EvaluateConfig(Section):
+    """heed evaluate (miniature): labelers judge all models; the demo's claims by rule."""
+
+    run_dir: str
+    """Directory to write; claims.json and summary.json in it and in the run."""
+    run: str
+    """Loop run directory."""
+    world: str
+    """Directory of the world."""
+    samples: str
+    """completions.jsonl of all models on the test prompts, with scores."""
+    truth: str
+    """completions.jsonl on the questions about characters."""
+    truth_heldout: str
+    """completions.jsonl on the questions about held-out characters."""
+    closed: str
+    """completions.jsonl on the closed-domain prompts."""
+    toxicity: str
+    """Directory whose completions.jsonl answers the toxicity probes, all instructions."""
+    measures: str
+    """measures.json of heed measure."""
+    labels: str
+    """Directory of heed label."""
+    reward: str
+    """Directory of heed reward."""
+    shuffled: str | None = None
+    """Directory of heed reward with shuffled pairs, for the ablation."""
+    models: dict[str, str]
+    """Model directories by name, for sizes and lineage."""
+    labelers_per_prompt: Positive = 3
+    """Labelers of each cohort per prompt."""
+    seed: int = 0
+    """Seed of the judges and of the bootstrap."""
+
+
+class ReportConfig(Section):
+    """heed report: one self-contained HTML page for a run."""
+
+    run_dir: str
+    """Directory of this stage."""
+    run: str
+    """Loop run directory to report on."""
+    out: str = "report.html"
+    """File to write, relative to the run."""
 
 
 C = TypeVar("C", bound=Section)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
-
-from heedful.data.template import Template
-from heedful.errors import DataError
-from heedful.records import Demonstration, Prompt, Ranking
 
 
 class Example(NamedTuple):

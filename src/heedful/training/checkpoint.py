@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ def publish(
     tokenizer: Any,
     directory: Path,
     lineage: dict[str, Any],
-    extra_files: dict[str, str] | None = None,
+    write_extra: Callable[[Path], None] = lambda directory: None,
 ) -> Path:
     """Writes a model directory that transformers loads as it stands; returns it.
 
-    ``lineage`` (step, parents, data, config, metrics) goes into heedful.json, ``extra_files`` beside
-    it. Raises CheckpointError where it cannot be written; an older directory is untouched then.
+    ``lineage`` (step, parents, data, config, metrics) goes into heedful.json; ``write_extra`` adds
+    files of the caller's. Raises CheckpointError where it cannot be written; an older directory is untouched then.
     """
     partial = directory.with_name(directory.name + ".partial")
     implementation = model.config._attn_implementation
@@ -47,8 +48,7 @@ def publish(
         model.config._attn_implementation = None
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        for name, text in (extra_files or {}).items():
-            (partial / name).write_text(text, encoding="utf-8")
+        write_extra(partial)
         (partial / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2), encoding="utf-8")
         _replace_directory(partial, directory)
     except OSError as error:

@@ -50,6 +50,8 @@ from heedful.training.passes import (
 
 # Evaluators are handed over by the caller; they get the policy and return metrics.
 Evaluator = Callable[[Any, int], dict[str, float]]
+# Observers look at what was sampled and return metrics; the policy never learns from them.
+Observer = Callable[[Sequence[PromptTokens], Experience], dict[str, float]]
 # At the start policy and reference are the same model: more KL than this per token is a mistake.
 START_KL_PER_TOKEN = 0.02
 # Warn once when the KL estimate is below this (nats per response) for WARN_ITERATIONS in a row.
@@ -82,6 +84,7 @@ def train(
     eos: int,
     pad: int,
     evaluators: Sequence[Evaluator] = (),
+    observers: Sequence[Observer] = (),
     decode: Callable[[list[int]], str] = str,
     generate: Generator = sample,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -125,6 +128,8 @@ def train(
         trainer.average(ppo.ema_decay, iteration)
         trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
         last = _describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
+        for observer in observers:
+            last |= observer(batch, experience)
         if config.eval_every and ((iteration + 1) % config.eval_every == 0 or iteration + 1 == total):
             for evaluator in evaluators:
                 last |= evaluator(models.policy, iteration)
@@ -286,10 +291,10 @@ def _accumulate(
         parts = {
             "ppo/policy_loss": loss_sum.detach(),
             "ppo/value_loss": value_sum.detach(),
-            "ppo/ratio": policy_stats["ratio"],
-            "ppo/clipfrac": policy_stats["clipfrac"],
-            "ppo/approx_kl": policy_stats["approx_kl"],
-            "ppo/value_clipfrac": value_stats["clipfrac"],
+            "ppo/ratio": policy_stats["ratio_sum"],
+            "ppo/clipfrac": policy_stats["num_clipped"],
+            "ppo/approx_kl": policy_stats["approx_kl_sum"],
+            "ppo/value_clipfrac": value_stats["num_clipped"],
         }
         for key, value in parts.items():
             sums[key] = sums.get(key, 0.0) + float(value)

@@ -1,0 +1,222 @@
+"""The ``heed`` command: every step of the loop from a terminal.
+
+Exit codes: 0 done, 1 failed (the message says why), 2 bad usage. Errors come without a traceback
+unless --debug is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from heedful import __version__
+from heedful.commands.table import COMMANDS, Command
+from heedful.errors import ConfigError, HeedfulError
+from heedful.memory import tune_allocator
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    tune_allocator()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        return int(options.handler(options, rest) or 0)
+    except ConfigError as error:
+        return _fail(error, options.debug, 2)
+    except HeedfulError as error:
+        return _fail(error, options.debug, 1)
+    except KeyboardInterrupt:
+        print("stopped; run again with --resume to go on", file=sys.stderr)
+        return 1
+
+
+def _fail(error: Exception, debug: bool, code: int) -> int:
+    if debug:
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="heed",
+        description="Align a language model with people: InstructGPT's whole loop.",
+        epilog="Start with: heed demo",
+    )
+    parser.add_argument("--version", action="version", version=f"heedful {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_run(commands)
+    for name, command in COMMANDS.items():
+        _add_step(commands, name, command)
+    _add_prompts(commands)
+    doctor = commands.add_parser("doctor", help="what this machine can do, measured")
+    doctor.set_defaults(handler=_doctor)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="the whole loop on the miniature world, in minutes",
+        description="Pretraining, SFT, reward model, PPO and PPO-ptx on a small invented world, and a "
+        "report that says which of the paper's claims hold. Needs no network.",
+    )
+    demo.add_argument("--run-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    demo.add_argument("--jobs", type=int, help="stages at a time (default: as in the recipe)")
+    demo.set_defaults(handler=_demo)
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="every stage of a recipe",
+        description="Runs the stages of a recipe, side by side where they can. Stages whose inputs "
+        "have not changed are kept; a killed run goes on where it was. Any variable of the recipe "
+        "can be given as --NAME VALUE (such as --data, --base, --seed).",
+    )
+    run.add_argument("recipe", help="a TOML file, or the name of one that heedful brings")
+    run.add_argument("--run-dir", type=Path, help="directory of the run (default: as in the recipe)")
+    run.add_argument("--jobs", type=int, help="stages at a time (default: as in the recipe)")
+    run.add_argument("--dry-run", action="store_true", help="print the stages and stop")
+    run.set_defaults(handler=_run)
+
+
+def _add_step(commands: Any, name: str, command: Command) -> None:
+    step = commands.add_parser(
+        name,
+        help=command.help,
+        description=f"{command.help}. Settings come from a TOML file and --section.key=value "
+        f"overrides; docs/config.md lists them under {command.config}.",
+    )
+    step.add_argument("config", nargs="?", help="TOML file of settings")
+    step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
+    step.add_argument("--resume", action="store_true", help="go on from the newest training state")
+    step.add_argument("--restart", action="store_true", help="drop the training state and start over")
+    step.set_defaults(handler=_step)
+
+
+def _add_prompts(commands: Any) -> None:
+    prompts = commands.add_parser("prompts", help="clean, split and count prompts")
+    actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
+    load = actions.add_parser("import", help="read prompt files, clean and split them, write prompts.jsonl")
+    load.add_argument("files", nargs="+", help="prompt files, folders or globs")
+    load.add_argument("--out", type=Path, required=True, help="prompts.jsonl to write")
+    load.add_argument("--seed", type=int, default=0, help="seed of the split by user")
+    load.add_argument("--cap", type=int, default=200, help="prompts per user (paper: 200)")
+    load.add_argument("--valid", type=float, default=0.1, help="share of users held out for validation")
+    load.add_argument("--test", type=float, default=0.1, help="share of users held out for tests")
+    load.set_defaults(handler=_prompts)
+    stats = actions.add_parser("stats", help="counts of prompt files by split, source and use case")
+    stats.add_argument("files", nargs="+", help="prompt files, folders or globs")
+    stats.set_defaults(handler=_prompts)
+
+
+def _demo(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    return _run_recipe(
+        RECIPES / "miniature.toml", options.run_dir, options.jobs, {"seed": options.seed}, False
+    )
+
+
+def _run(options: argparse.Namespace, rest: list[str]) -> int:
+    path = Path(options.recipe)
+    if not path.exists() and (RECIPES / f"{options.recipe}.toml").exists():
+        path = RECIPES / f"{options.recipe}.toml"
+    return _run_recipe(path, options.run_dir, options.jobs, _variables(rest), options.dry_run)
+
+
+def _run_recipe(
+    path: Path, run_dir: Path | None, jobs: int | None, variables: dict[str, Any], dry: bool
+) -> int:
+    from heedful.commands import run as runner
+
+    recipe = runner.load_recipe(path, run_dir, variables)
+    if dry:
+        print(runner.describe(recipe))
+        return 0
+    start = time.monotonic()
+    runner.run(recipe, jobs=jobs)
+    return runner.conclude(recipe, time.monotonic() - start)
+
+
+def _variables(rest: list[str]) -> dict[str, Any]:
+    """{name: value} from --name value and --name=value; whole numbers become numbers."""
+    values: dict[str, Any] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ConfigError(f"unexpected argument {word!r}: variables are given as --name VALUE")
+        name, separator, value = word[2:].partition("=")
+        if not separator:
+            if not words:
+                raise ConfigError(f"--{name} needs a value")
+            value = words.pop(0)
+        values[name.replace("-", "_")] = int(value) if value.lstrip("-").isdigit() else value
+    return values
+
+
+def _step(options: argparse.Namespace, rest: list[str]) -> int:
+    from heedful.config import dump_toml, load_config
+
+    command = COMMANDS[options.command]
+    model = getattr(importlib.import_module("heedful.config"), command.config)
+    config = load_config(model, options.config, _overrides(rest))
+    if options.dry_run:
+        from heedful.commands.plan import derived_numbers
+
+        print(dump_toml(config))
+        print(derived_numbers(config))
+        return 0
+    if options.restart:
+        import shutil
+
+        shutil.rmtree(Path(config.run_dir) / "state", ignore_errors=True)
+    module = importlib.import_module(f"heedful.commands.{command.module}")
+    getattr(module, command.function)(config, resume=options.resume)
+    return 0
+
+
+def _overrides(rest: list[str]) -> list[str]:
+    for word in rest:
+        if not word.startswith("--") or "=" not in word:
+            raise ConfigError(f"unexpected argument {word!r}: settings are given as --section.key=value")
+    return [word[2:] for word in rest]
+
+
+def _prompts(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from heedful.commands.prompts import run_import, run_stats
+
+    if options.action == "stats":
+        return run_stats(options.files)
+    return run_import(options)
+
+
+def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from heedful.commands.doctor import run_doctor
+
+    return run_doctor()
+
+
+def _no_more(rest: list[str]) -> None:
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

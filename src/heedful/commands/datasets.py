@@ -1,0 +1,85 @@
+"""The files of a command's data settings as tokenized rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heedful.config import SnapshotData
+from heedful.data.bad_rows import BadRows
+from heedful.data.examples import Example, PromptTokens, RankedPrompt
+from heedful.data.formats import read_comparisons, read_demonstrations, read_prompts
+from heedful.data.template import Template
+from heedful.errors import DataError
+
+
+def load_demonstrations(
+    data: SnapshotData, template: Template, split: str, bad: BadRows
+) -> list[Example]:
+    """The tokenized demonstrations of a split; responses over the limit are cut without EOS."""
+    examples = []
+    for path in data.demonstrations:
+        for row in read_demonstrations(path, valid_share=data.valid_share, bad=bad):
+            if row.split != split:
+                continue
+            prompt = fit_prompt(row.prompt, row.prompt_id, template, data)
+            if prompt is not None:
+                response = template.encode_response(row.response)
+                examples.append(Example(prompt, response[: data.max_response_tokens]))
+    return examples
+
+
+def load_rankings(
+    data: SnapshotData, template: Template, split: str, bad: BadRows
+) -> list[RankedPrompt]:
+    """The tokenized rankings of a split, one for every labeler's ranking of a prompt.
+
+    The training split leaves out held-out labelers: they make no training data (paper 3.4).
+    """
+    found = []
+    for path in data.comparisons:
+        for row in read_comparisons(path, valid_share=data.valid_share, bad=bad):
+            if row.split != split or (split == "train" and row.cohort == "heldout"):
+                continue
+            prompt = fit_prompt(row.prompt, row.prompt_id, template, data)
+            if prompt is None:
+                continue
+            responses = [
+                template.encode_response(completion.text)[: data.max_response_tokens]
+                for completion in row.completions
+            ]
+            found.append(
+                RankedPrompt(
+                    row.prompt_id, prompt, responses, list(row.ranks), row.labeler, row.cohort
+                )
+            )
+    return found
+
+
+def load_prompts(
+    data: SnapshotData, template: Template, split: str, bad: BadRows
+) -> list[PromptTokens]:
+    """The tokenized prompts of a split."""
+    found = []
+    for path in data.prompts:
+        for row in read_prompts(path, valid_share=data.valid_share, bad=bad):
+            if row.split == split:
+                tokens = fit_prompt(row.text, row.id, template, data)
+                if tokens is not None:
+                    found.append(PromptTokens(row.id, row.text, tokens))
+    return found
+
+
+def fit_prompt(text: str, name: str, template: Template, data: SnapshotData) -> list[int] | None:
+    """A prompt's tokens within the limit: too long ones stop the run, are left out, or keep their end."""
+    tokens: Sequence[int] = template.encode_prompt(text)
+    limit = data.max_prompt_tokens
+    if len(tokens) <= limit:
+        return list(tokens)
+    if data.long_prompts == "skip":
+        return None
+    if data.long_prompts == "left":
+        return list(tokens[-limit:])
+    raise DataError(
+        f"prompt {name!r} ({text[:40]!r}...) has {len(tokens)} tokens, the limit is {limit}: raise "
+        'data.max_prompt_tokens, or set data.long_prompts to "skip" or "left"'
+    )

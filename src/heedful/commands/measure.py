@@ -1,0 +1,45 @@
+"""heed measure: next-token loss on held-out text, and few-shot recall: where the alignment tax shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from heedful.commands.train import begin
+from heedful.config import MeasureConfig
+from heedful.data.formats import read_text
+from heedful.evaluation.language import document_losses, recall_answers
+from heedful.metrics import iter_jsonl
+from heedful.models.language_model import load_language_model, load_tokenizer, pick_dtype
+
+MEASURES_FILE = "measures.json"
+
+
+def run_measure(config: MeasureConfig, resume: bool = False) -> None:
+    """Writes measures.json: per model the loss of every document and whether each recall is right."""
+    run_dir, progress = begin(config, resume)
+    documents = []
+    for text in read_text(config.text):
+        documents.append(text)
+        if len(documents) == config.num_documents:
+            break
+    quiz = list(iter_jsonl(Path(config.recall))) if config.recall else []
+    measures = {}
+    for number, spec in enumerate(config.models):
+        tokenizer = load_tokenizer(spec.path)
+        model = load_language_model(spec.path, pick_dtype(config.compute.dtype))
+        losses, counts = document_losses(
+            model, tokenizer, documents, config.compute.tokens_per_microbatch
+        )
+        answers = recall_answers(model, tokenizer, [row["text"] for row in quiz])
+        right = [
+            given == row["answer"].strip() for given, row in zip(answers, quiz, strict=True)
+        ]
+        measures[spec.name] = {
+            "loss_sums": losses,
+            "num_tokens": counts,
+            "recall": right,
+            "recall_ids": [row["id"] for row in quiz],
+        }
+        progress(number + 1, len(config.models))
+    (run_dir / MEASURES_FILE).write_text(json.dumps(measures), encoding="utf-8")

@@ -1,0 +1,74 @@
+"""Progress of a stage: written to a small file by the stage, drawn as bars by whoever watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PROGRESS_FILE = "progress.json"
+WRITE_EVERY_S = 0.5
+
+
+def file_progress(run_dir: Path) -> Callable[[int, int], None]:
+    """A progress callback that keeps ``run_dir/progress.json`` up to date, at most twice a second."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    last = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < WRITE_EVERY_S:
+            return
+        last = now
+        partial = run_dir / (PROGRESS_FILE + ".partial")
+        partial.write_text(json.dumps({"done": done, "total": total}), encoding="utf-8")
+        os.replace(partial, run_dir / PROGRESS_FILE)
+
+    return report
+
+
+def read_progress(run_dir: Path) -> tuple[int, int] | None:
+    """(done, total) of a stage, or None where it has not said yet."""
+    try:
+        values = json.loads((run_dir / PROGRESS_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return values["done"], values["total"]
+
+
+def bars(console: Console) -> Progress:
+    """The progress display: name, bar, count, elapsed, left."""
+    return Progress(
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        refresh_per_second=2,
+    )
+
+
+def bar_progress(description: str) -> tuple[Progress, Callable[[int, int], None]]:
+    """A display with one bar on stderr, and the callback that moves it."""
+    display = bars(Console(stderr=True))
+    task = display.add_task(description, total=None)
+
+    def report(done: int, total: int) -> None:
+        display.update(task, completed=done, total=total)
+
+    return display, report

@@ -1,0 +1,307 @@
+"""heed run: the stages of a recipe, side by side where they can, each skipped when nothing changed.
+
+A recipe is a TOML file:
+
+    goals = ["report"]                      # what to make; only the stages it needs are run
+    jobs = 2                                # stages at a time
+    [variables]                             # {name} in any value; --name VALUE overrides
+    base = "{pretrain}/model"
+    [stage.pretrain]
+    command = "pretrain"                    # a heed command; the rest are its settings
+    tokenizer = "{tokenizer}"               # {stage} is that stage's directory, and makes it a need
+
+Every stage runs in a process of its own in ``run_dir/stages/<name>``. ``stage.json`` there says with
+which fingerprint (settings, fingerprints of its needs, sizes and times of outside files) it ended;
+the same fingerprint means it is not run again. A killed run goes on where it was: finished stages
+are skipped, the others resume from their own training state.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import string
+import time
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from heedful.commands.progress import bars, read_progress
+from heedful.commands.worker import run_stage
+from heedful.config import read_toml
+from heedful.errors import ConfigError, TrainingError
+
+STAGE_FILE = "stage.json"
+LOG_FILE = "log.txt"
+POLL_S = 0.2
+PRELOAD = ["torch", "transformers", "heedful.commands.train", "heedful.commands.sample"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a recipe, with every placeholder resolved."""
+
+    name: str
+    command: str
+    settings: dict[str, Any]
+    needs: tuple[str, ...]
+    directory: Path
+    fingerprint: str = ""
+
+
+@dataclass
+class Recipe:
+    """A recipe file with its variables resolved; ``stages`` in an order that respects needs."""
+
+    path: Path
+    run_dir: Path
+    jobs: int
+    goals: tuple[str, ...]
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+
+def load_recipe(
+    path: Path | str, run_dir: Path | None = None, variables: dict[str, str] | None = None
+) -> Recipe:
+    """The stages that the recipe's goals need, in order.
+
+    Raises ConfigError on an unknown placeholder, command or key, and on a circle of needs.
+    """
+    values = read_toml(path)
+    unknown = set(values) - {"goals", "jobs", "run_dir", "variables", "stage"}
+    if unknown:
+        raise ConfigError(
+            f"{path}: unknown key {sorted(unknown)[0]!r}: a recipe has goals, jobs, run_dir, "
+            "[variables] and [stage.*]"
+        )
+    tables = values.get("stage", {})
+    given = dict(values.get("variables", {})) | (variables or {})
+    directory = run_dir or Path(values.get("run_dir", f"runs/{Path(path).stem}"))
+    recipe = Recipe(
+        Path(path), directory, int(values.get("jobs", 1)), tuple(values.get("goals", tables))
+    )
+    resolver = _Resolver(str(path), given, tables, directory)
+    for goal in recipe.goals:
+        _add_stage(recipe, goal, resolver, ())
+    return recipe
+
+
+def _add_stage(recipe: Recipe, name: str, resolver: _Resolver, above: tuple[str, ...]) -> None:
+    if name in recipe.stages:
+        return
+    if name in above:
+        raise ConfigError(f"{recipe.path}: the stages {' -> '.join([*above, name])} need each other")
+    if name not in resolver.tables:
+        raise ConfigError(f"{recipe.path}: there is no [stage.{name}] (needed by {above or 'goals'})")
+    table = dict(resolver.tables[name])
+    command = table.pop("command", None)
+    if not isinstance(command, str):
+        raise ConfigError(f"{recipe.path}: [stage.{name}] has no command")
+    after = table.pop("after", [])
+    needs: set[str] = set(after)
+    settings = resolver.resolve(table, needs, name)
+    for need in sorted(needs):
+        _add_stage(recipe, need, resolver, (*above, name))
+    directory = recipe.run_dir / "stages" / name
+    settings["run_dir"] = str(directory)
+    recipe.stages[name] = Stage(name, command, settings, tuple(sorted(needs)), directory)
+
+
+class _Resolver:
+    """Replaces {placeholders} by variables and stage directories, noting which stages are named."""
+
+    def __init__(self, path: str, variables: dict[str, Any], tables: dict[str, Any], run_dir: Path):
+        self.path = path
+        self.variables = variables
+        self.tables = tables
+        self.run_dir = run_dir
+
+    def resolve(self, value: Any, needs: set[str], where: str) -> Any:
+        if isinstance(value, dict):
+            return {key: self.resolve(item, needs, where) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(item, needs, where) for item in value]
+        if not isinstance(value, str):
+            return value
+        whole = re.fullmatch(r"\{(\w+)\}", value)
+        if whole and whole[1] in self.variables and not isinstance(self.variables[whole[1]], str):
+            return self.variables[whole[1]]  # a number stays a number
+        return "".join(self._parts(value, needs, where))
+
+    def _parts(self, value: str, needs: set[str], where: str) -> list[str]:
+        parts = []
+        for text, name, _, _ in string.Formatter().parse(value):
+            parts.append(text)
+            if name is None:
+                continue
+            if name in self.variables:
+                parts.append(str(self.resolve(self.variables[name], needs, where)))
+            elif name in self.tables:
+                needs.add(name)
+                parts.append(str(self.run_dir / "stages" / name))
+            elif name == "run":
+                parts.append(str(self.run_dir))
+            else:
+                known = ", ".join([*self.variables, *self.tables])
+                raise ConfigError(
+                    f"{self.path}: [stage.{where}] names {{{name}}}, which is neither a variable nor "
+                    f"a stage ({known}); give --{name} VALUE or write it under [variables]"
+                )
+        return parts
+
+
+def fingerprint(stage: Stage, fingerprints: dict[str, str]) -> str:
+    """A hash of the settings, the fingerprints of the needs, and the state of outside files."""
+    needs = {need: fingerprints[need] for need in stage.needs}
+    text = json.dumps([stage.command, stage.settings, needs, _outside_files(stage)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _outside_files(stage: Stage) -> list[list[Any]]:
+    """[path, size, time] of every existing file that the settings name outside the run."""
+    found: list[list[Any]] = []
+    stages_dir = str(stage.directory.parent)
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, list):
+            for item in value:
+                visit(item)
+        elif isinstance(value, str) and "/" in value and not value.startswith(stages_dir):
+            path = Path(value)
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for file in files:
+                if file.is_file():
+                    stat = file.stat()
+                    found.append([str(file), stat.st_size, stat.st_mtime_ns])
+
+    visit({key: value for key, value in stage.settings.items() if key != "run_dir"})
+    return found
+
+
+def run(recipe: Recipe, *, jobs: int | None = None, console: Console | None = None) -> dict[str, float]:
+    """Runs every stage that is not done; returns the seconds of those that ran.
+
+    Raises TrainingError naming the stage and the end of its log where one fails; stages that run
+    beside it are stopped (their state stays, so the next run goes on from it).
+    """
+    console = console or Console(stderr=True)
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    with (recipe.run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another heed run is at work in {recipe.run_dir}: wait for it, or give --run-dir"
+            ) from None
+        return _Scheduler(recipe, jobs or recipe.jobs, console).run()
+
+
+class _Scheduler:
+    def __init__(self, recipe: Recipe, jobs: int, console: Console):
+        self.recipe = recipe
+        self.jobs = max(1, jobs)
+        self.console = console
+        self.fingerprints: dict[str, str] = {}
+        self.waiting = dict(recipe.stages)
+        self.running: dict[str, tuple[BaseProcess, float]] = {}
+        self.seconds: dict[str, float] = {}
+        self.tasks: dict[str, Any] = {}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOAD)
+        self.threads = max(1, (os.cpu_count() or 1) // self.jobs)
+
+    def run(self) -> dict[str, float]:
+        self.display = bars(self.console)
+        with self.display:
+            try:
+                while self.waiting or self.running:
+                    self._start_ready()
+                    self._watch()
+                    time.sleep(POLL_S)
+            finally:
+                for process, _ in self.running.values():
+                    process.terminate()
+                for process, _ in self.running.values():
+                    process.join()
+        return self.seconds
+
+    def _start_ready(self) -> None:
+        for name in list(self.waiting):
+            stage = self.waiting[name]
+            if not all(need in self.fingerprints for need in stage.needs):
+                continue
+            mark = fingerprint(stage, self.fingerprints)
+            if _is_done(stage, mark):
+                del self.waiting[name]
+                self.fingerprints[name] = mark
+                self.display.console.print(f"{name:<18} unchanged, kept")
+            elif len(self.running) < self.jobs:
+                del self.waiting[name]
+                self._start(stage, mark)
+
+    def _start(self, stage: Stage, mark: str) -> None:
+        stage.directory.mkdir(parents=True, exist_ok=True)
+        (stage.directory / STAGE_FILE).unlink(missing_ok=True)
+        (stage.directory / "progress.json").unlink(missing_ok=True)
+        process = self.context.Process(
+            target=run_stage,
+            args=(stage.command, stage.settings, str(stage.directory / LOG_FILE), mark, self.threads),
+            name=stage.name,
+        )
+        process.start()
+        self.running[stage.name] = (process, time.monotonic())
+        self.tasks[stage.name] = self.display.add_task(stage.name, total=None)
+
+    def _watch(self) -> None:
+        for name, (process, started) in list(self.running.items()):
+            stage = self.recipe.stages[name]
+            progress = read_progress(stage.directory)
+            if progress is not None:
+                self.display.update(self.tasks[name], completed=progress[0], total=progress[1])
+            if process.is_alive():
+                continue
+            del self.running[name]
+            elapsed = time.monotonic() - started
+            if process.exitcode != 0:
+                self._fail(stage, process.exitcode)
+            done = json.loads((stage.directory / STAGE_FILE).read_text(encoding="utf-8"))
+            self.fingerprints[name] = done["fingerprint"]
+            self.seconds[name] = elapsed
+            self.display.remove_task(self.tasks[name])
+            self.display.console.print(f"{name:<18} done in {elapsed:.0f} s")
+
+    def _fail(self, stage: Stage, exitcode: int | None) -> None:
+        log = stage.directory / LOG_FILE
+        tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]
+        raise TrainingError(
+            f"stage {stage.name} failed (exit code {exitcode}); the end of {log}:\n  "
+            + "\n  ".join(tail)
+            + f"\nmend it and run again: what is done is kept ({self.recipe.run_dir})"
+        )
+
+
+def _is_done(stage: Stage, mark: str) -> bool:
+    file = stage.directory / STAGE_FILE
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == mark
+    except (OSError, json.JSONDecodeError, KeyError):
+        return False
+
+
+def describe(recipe: Recipe) -> str:
+    """The stages in order with their commands and needs, for --dry-run."""
+    lines = [f"{recipe.path} -> {recipe.run_dir} ({len(recipe.stages)} stages, {recipe.jobs} at a time)"]
+    for stage in recipe.stages.values():
+        needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
+        lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")
+    return "\n".join(lines)

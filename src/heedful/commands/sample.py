@@ -1,0 +1,236 @@
+"""heed sample and heed prefix: completions of models, and the best few-shot prefix for a base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from heedful.commands.train import begin
+from heedful.config import Compute, PrefixConfig, SampleConfig, SampledModel, Sampling
+from heedful.data.examples import Example
+from heedful.data.formats import read_prompts
+from heedful.data.template import Template
+from heedful.errors import DataError
+from heedful.metrics import iter_jsonl
+from heedful.models.language_model import (
+    load_language_model,
+    load_tokenizer,
+    pick_dtype,
+    require_same_tokenizer,
+)
+from heedful.models.scalar_model import load_scalar_model
+from heedful.records import Prompt
+from heedful.rollout.engine import sample
+from heedful.training.loop import make_generator
+from heedful.training.step2_reward import score_all
+
+COMPLETIONS_FILE = "completions.jsonl"
+PREFIX_FILE = "prefix.json"
+# Prompts handed to the engine at a time, so that progress shows.
+PROMPTS_PER_CALL = 128
+
+
+class Sampled(NamedTuple):
+    """One completion as text; ``finished`` is True where it ended by EOS or a stop text."""
+
+    text: str
+    finished: bool
+
+
+def few_shot(prefix: str, prompt: str) -> str:
+    """A prompt put behind a few-shot prefix, in the answer-book form the prefix is written in."""
+    return f"{prefix}Task: {prompt}\nAnswer:"
+
+
+def complete(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    *,
+    num_samples: int = 1,
+    stop: Sequence[str] = (),
+    generator: Any = None,
+) -> list[list[Sampled]]:
+    """``num_samples`` completions of every tokenized prompt, as text cut at the first stop."""
+    rollout = sample(
+        model,
+        list(prompts),
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_rows=sampling.max_rows,
+        n=num_samples,
+        eos=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        generator=generator,
+    )
+    texts = tokenizer.batch_decode(rollout.rows(), skip_special_tokens=True)
+    finished = rollout.finished.tolist()
+    rows = [_cut(text, done, stop) for text, done in zip(texts, finished, strict=True)]
+    return [rows[i : i + num_samples] for i in range(0, len(rows), num_samples)]
+
+
+def _cut(text: str, finished: bool, stop: Sequence[str]) -> Sampled:
+    ends = [at for at in (text.find(mark) for mark in stop) if at >= 0]
+    if ends:
+        return Sampled(text[: min(ends)].strip(), True)
+    return Sampled(text.strip(), finished)
+
+
+def run_sample(config: SampleConfig, resume: bool = False) -> None:
+    """Writes completions.jsonl: a row per prompt with the completions of every model."""
+    run_dir, progress = begin(config, resume)
+    prompts = select_prompts(config.prompts, config.split, config.use, config.limit)
+    completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
+    total = len(prompts) * len(config.models)
+    done = 0
+    judge = None
+    if config.reward_model is not None:
+        judge = load_scalar_model(config.reward_model, pick_dtype(config.compute.dtype))
+    for spec in config.models:
+        tokenizer = load_tokenizer(spec.path)
+        model = load_language_model(spec.path, pick_dtype(config.compute.dtype))
+        tokens = prompt_tokens(prompts, tokenizer, spec, config.max_prompt_tokens)
+        generator = make_generator(config.seed, f"sample/{spec.name}")
+        for start in range(0, len(prompts), PROMPTS_PER_CALL):
+            part = slice(start, start + PROMPTS_PER_CALL)
+            sampled = complete(
+                model,
+                tokenizer,
+                tokens[part],
+                config.sampling,
+                num_samples=spec.num_samples,
+                stop=spec.stop,
+                generator=generator,
+            )
+            scores = None
+            if judge is not None:
+                require_same_tokenizer(
+                    tokenizer,
+                    load_tokenizer(str(config.reward_model)),
+                    (spec.path, str(config.reward_model)),
+                )
+                scores = completion_scores(judge, tokenizer, prompts[part], sampled, config.compute)
+            for number, (prompt, rows) in enumerate(zip(prompts[part], sampled, strict=True)):
+                completions[prompt.id] += [
+                    {
+                        "id": _completion_id(prompt.id, spec.name, i),
+                        "text": row.text,
+                        "model": spec.name,
+                        "finished": row.finished,
+                        **({} if scores is None else {"score": scores[number][i]}),
+                    }
+                    for i, row in enumerate(rows)
+                ]
+            done += len(sampled)
+            progress(done, total)
+    partial = run_dir / (COMPLETIONS_FILE + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for prompt in prompts:
+            row = {
+                "prompt_id": prompt.id,
+                "prompt": prompt.text,
+                "completions": completions[prompt.id],
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(partial, run_dir / COMPLETIONS_FILE)
+
+
+def _completion_id(prompt_id: str, model: str, number: int) -> str:
+    """An id that says nothing of the model: labelers may see it."""
+    return hashlib.sha256(f"{prompt_id}/{model}/{number}".encode()).hexdigest()[:16]
+
+
+def select_prompts(
+    paths: Sequence[str], split: str | None, use: str | None, limit: int | None
+) -> list[Prompt]:
+    """The prompts of files, by split and by their ``use`` field."""
+    wanted = None
+    if use is not None:
+        wanted = {
+            row["id"] for path in paths for row in iter_jsonl(Path(path)) if row.get("use") == use
+        }
+    found = [
+        prompt
+        for path in paths
+        for prompt in read_prompts(path)
+        if (split is None or prompt.split == split) and (wanted is None or prompt.id in wanted)
+    ]
+    if not found:
+        raise DataError(f"{', '.join(paths)}: no prompt with split {split!r} and use {use!r}")
+    return found[:limit]
+
+
+def prompt_tokens(
+    prompts: Sequence[Prompt], tokenizer: Any, spec: SampledModel, limit: int
+) -> list[list[int]]:
+    """Token ids of prompts in the model's template, or behind its few-shot prefix; ends are kept."""
+    if spec.prefix is None:
+        template = Template.of_model(Path(spec.path), tokenizer)
+        encoded = [template.encode_prompt(prompt.text) for prompt in prompts]
+    else:
+        file = Path(spec.prefix)
+        if not file.is_file():
+            raise DataError(f"{file} does not exist: run heed prefix to choose a few-shot prefix")
+        prefix = json.loads(file.read_text(encoding="utf-8"))["text"]
+        texts = [few_shot(prefix, prompt.text) for prompt in prompts]
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [tokens[-limit:] for tokens in encoded]
+
+
+def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
+    """Writes prefix.json: the candidate under which the base model's answers score best."""
+    run_dir, progress = begin(config, resume)
+    tokenizer = load_tokenizer(config.model)
+    reward_tokenizer = load_tokenizer(config.reward_model)
+    require_same_tokenizer(tokenizer, reward_tokenizer, (config.model, config.reward_model))
+    dtype = pick_dtype(config.compute.dtype)
+    model = load_language_model(config.model, dtype)
+    reward_model = load_scalar_model(config.reward_model, dtype)
+    prompts = select_prompts(config.prompts, "valid", config.use, config.num_prompts)
+    candidates = list(iter_jsonl(Path(config.prefixes)))
+    if not candidates:
+        raise DataError(f"{config.prefixes} holds no candidate prefix")
+    results = []
+    for number, candidate in enumerate(candidates):
+        texts = [few_shot(candidate["text"], prompt.text) for prompt in prompts]
+        tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        sampled = complete(
+            model,
+            tokenizer,
+            [row[-config.max_prompt_tokens :] for row in tokens],
+            config.sampling,
+            stop=config.stop,
+            generator=make_generator(config.seed, "prefix"),
+        )
+        scores = completion_scores(reward_model, tokenizer, prompts, sampled, config.compute)
+        mean = sum(score for row in scores for score in row) / len(prompts)
+        results.append({"id": candidate["id"], "score": mean, "text": candidate["text"]})
+        progress(number + 1, len(candidates))
+    best = max(results, key=lambda result: result["score"])
+    scores_by_id = {result["id"]: result["score"] for result in results}
+    row = best | {"scores": scores_by_id, "num_prompts": len(prompts)}
+    (run_dir / PREFIX_FILE).write_text(json.dumps(row, indent=2), encoding="utf-8")
+
+
+def completion_scores(
+    reward_model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    sampled: Sequence[Sequence[Sampled]],
+    compute: Compute,
+) -> list[list[float]]:
+    """Scores of the answers to the bare prompts (a few-shot prefix is not part of what is judged)."""
+    template = Template.default(tokenizer)
+    examples = [
+        Example(template.encode_prompt(prompt.text), template.encode_response(row.text))
+        for prompt, rows in zip(prompts, sampled, strict=True)
+        for row in rows
+    ]
+    scores = iter(score_all(reward_model, examples, compute.tokens_per_microbatch).tolist())
+    return [[round(next(scores), 5) for _ in rows] for rows in sampled]

@@ -1,0 +1,48 @@
+"""Which settings and which function belong to a command name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+from heedful.config import make_config
+from heedful.errors import ConfigError
+
+
+class Command(NamedTuple):
+    """Where a command's settings model and its function live (imported only when used)."""
+
+    module: str
+    function: str
+    config: str
+    help: str
+
+
+COMMANDS = {
+    "tokenizer": Command("train", "run_tokenizer", "TokenizerConfig", "a BPE tokenizer from text"),
+    "pretrain": Command("train", "run_pretrain", "PretrainConfig", "step 0: a base model from text"),
+    "sft": Command("train", "run_sft", "SFTConfig", "step 1: a policy from demonstrations"),
+    "reward": Command("train", "run_reward", "RewardConfig", "step 2: a reward model from rankings"),
+    "ppo": Command("train", "run_ppo", "PPOConfig", "step 3: PPO or PPO-ptx"),
+    "sample": Command("sample", "run_sample", "SampleConfig", "completions of models for prompts"),
+    "prefix": Command("sample", "run_prefix", "PrefixConfig", "the best few-shot prefix for a base"),
+    "simulate": Command("miniature", "run_simulate", "SimulateConfig", "write the miniature world"),
+    "label": Command("miniature", "run_label", "LabelConfig", "simulated labelers rank completions"),
+    "evaluate": Command("miniature", "run_evaluate", "EvaluateConfig", "measure the demo's claims"),
+    "measure": Command("measure", "run_measure", "MeasureConfig", "text loss and few-shot recall"),
+    "report": Command("report", "run_report", "ReportConfig", "one HTML page for a run"),
+}
+
+
+def run_command(name: str, settings: dict[str, Any], *, threads: int = 0) -> None:
+    """Runs a command with plain settings, resuming where it was; ``threads`` 0 keeps the setting."""
+    if name not in COMMANDS:
+        raise ConfigError(f"unknown command {name!r}: known are {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    configs = importlib.import_module("heedful.config")
+    config = make_config(getattr(configs, command.config), settings, f"stage {name}")
+    if threads and hasattr(config, "compute") and config.compute.threads == 0:
+        compute = config.compute.model_copy(update={"threads": threads})
+        config = config.model_copy(update={"compute": compute})
+    module = importlib.import_module(f"heedful.commands.{command.module}")
+    getattr(module, command.function)(config, resume=True)

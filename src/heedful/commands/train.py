@@ -1,0 +1,363 @@
+"""heed tokenizer, pretrain, sft, reward, ppo: from files to a published model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from heedful.commands.datasets import load_demonstrations, load_prompts, load_rankings
+from heedful.commands.progress import file_progress
+from heedful.config import (
+    Compute,
+    PPOConfig,
+    PretrainConfig,
+    RewardConfig,
+    Section,
+    SFTConfig,
+    TextData,
+    TokenizerConfig,
+)
+from heedful.data.bad_rows import BadRows
+from heedful.data.formats import read_demonstrations, read_text
+from heedful.data.examples import Example, RankedPrompt
+from heedful.data.template import Template
+from heedful.data.text import TextRows, tokenize_text
+from heedful.errors import ConfigError, ModelError
+from heedful.models.language_model import (
+    PAD_TOKEN,
+    cast_weights,
+    fit_vocabulary,
+    load_language_model,
+    load_tokenizer,
+    new_language_model,
+    num_parameters,
+    pick_dtype,
+    read_lineage,
+    require_same_tokenizer,
+)
+from heedful.models.scalar_model import load_scalar_model, scalar_model_from
+from heedful.rollout.engine import sample
+from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
+from heedful.training.checkpoint import FINAL_MODEL, drop_state, git_state, publish, start_run
+
+EOS_TOKEN = "<|endoftext|>"
+
+
+def begin(config: Any, resume: bool) -> tuple[Path, Callable[[int, int], None]]:
+    """The run directory, ready, and its progress callback; sets the threads of this process."""
+    run_dir = Path(config.run_dir)
+    if not resume and list((run_dir / "state").glob("step-*.pt")):
+        raise ConfigError(
+            f"{run_dir} holds the training state of a run that has not ended: go on with --resume, "
+            "start over with --restart, or give another run_dir"
+        )
+    start_run(config, run_dir)
+    compute = getattr(config, "compute", None)
+    if isinstance(compute, Compute) and compute.threads:
+        torch.set_num_threads(compute.threads)
+    return run_dir, file_progress(run_dir)
+
+
+def run_tokenizer(config: TokenizerConfig, resume: bool = False) -> None:
+    """Trains a byte-level BPE tokenizer; its directory is the run directory itself."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    run_dir, progress = begin(config, resume)
+    bad = bad_rows(config.data, run_dir)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[EOS_TOKEN, PAD_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+
+    def documents() -> Any:
+        for count, text in enumerate(read_text(config.data.train, bad=bad)):
+            if count == config.max_documents:
+                break
+            progress(count, config.max_documents)
+            yield text
+        for path in config.extra_text:
+            for row in read_demonstrations(path, bad=bad):
+                yield f"{row.prompt}\n{row.response}"
+
+    tokenizer.train_from_iterator(documents(), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS_TOKEN,
+        bos_token=EOS_TOKEN,
+        pad_token=PAD_TOKEN,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.save_pretrained(run_dir)
+    progress(1, 1)
+
+
+def run_pretrain(config: PretrainConfig, resume: bool = False) -> None:
+    """Step 0: a Llama-architecture base model from text."""
+    run_dir, progress = begin(config, resume)
+    tokenizer = load_tokenizer(config.tokenizer)
+    shape = config.shape
+    architecture = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_heads,
+        intermediate_size=shape.mlp_size,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=shape.tie_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=shape.hidden_size**-0.5 * 0.5,
+    )
+    model = new_language_model(architecture, config.seed)
+    fit_vocabulary(model, tokenizer)
+    rows = text_rows(config.data.train, tokenizer, config.row_tokens, run_dir, "train", config.data)
+    valid = None
+    if config.data.valid:
+        valid = text_rows(
+            config.data.valid, tokenizer, config.row_tokens, run_dir, "valid", config.data
+        )
+    metrics = step0_pretrain.train(config, model, rows, valid, progress)
+    finish(config, model, tokenizer, "pretrain", {}, metrics, None)
+
+
+def run_sft(config: SFTConfig, resume: bool = False) -> None:
+    """Step 1: a supervised policy."""
+    run_dir, progress = begin(config, resume)
+    tokenizer = load_tokenizer(config.base)
+    model = load_language_model(config.base)
+    fit_vocabulary(model, tokenizer)
+    template = Template.of_model(Path(config.base), tokenizer)
+    bad = bad_rows(config.data, run_dir)
+    examples = load_demonstrations(config.data, template, "train", bad)
+    valid = load_demonstrations(config.data, template, "valid", bad)
+    text = valid_text = None
+    if config.pretraining_mix > 0:
+        text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data)
+    score = None
+    if config.reward_model is not None:
+        score = _score_on_validation(config, tokenizer, template, bad)
+    apply_lora(model, config.lora)
+    metrics = step1_sft.train(config, model, examples, valid, text, valid_text, score, progress)
+    finish(config, merge_lora(model), tokenizer, "sft", {"base": config.base}, metrics, template)
+
+
+def _score_on_validation(
+    config: SFTConfig, tokenizer: Any, template: Template, bad: BadRows
+) -> step1_sft.ScoreModel:
+    """The mean reward-model score of a model's samples on validation prompts (paper C.1)."""
+    assert config.reward_model is not None
+    reward_model = load_scalar_model(config.reward_model, pick_dtype(config.compute.dtype))
+    require_same_tokenizer(
+        tokenizer, load_tokenizer(config.reward_model), (config.base, config.reward_model)
+    )
+    prompts = load_prompts(config.data, template, "valid", bad)
+    if not prompts:
+        raise ConfigError('select = "score" needs data.prompts with prompts of the valid split')
+
+    def score(model: Any) -> float:
+        rollout = sample(
+            model,
+            [prompt.tokens for prompt in prompts],
+            max_new_tokens=config.sampling.max_new_tokens,
+            temperature=config.sampling.temperature,
+            top_p=config.sampling.top_p,
+            max_rows=config.sampling.max_rows,
+            eos=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+        pairs = zip(prompts, rollout.rows(), strict=True)
+        examples = [Example(prompt.tokens, response) for prompt, response in pairs]
+        scores = step2_reward.score_all(
+            reward_model, examples, config.compute.tokens_per_microbatch
+        )
+        return float(scores.mean())
+
+    return score
+
+
+def run_reward(config: RewardConfig, resume: bool = False) -> None:
+    """Step 2: a reward model."""
+    run_dir, progress = begin(config, resume)
+    tokenizer = load_tokenizer(config.base)
+    model = scalar_model_from(config.base, config.seed)
+    fit_vocabulary(model, tokenizer)
+    template = Template.of_model(Path(config.base), tokenizer)
+    bad = bad_rows(config.data, run_dir)
+    prompts = load_rankings(config.data, template, "train", bad)
+    valid = load_rankings(config.data, template, "valid", bad)
+    demonstrations = load_demonstrations(config.data, template, "train", bad)
+    metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
+    _write_valid_scores(config, model, valid, run_dir)
+    finish(config, model, tokenizer, "reward", {"base": config.base}, metrics, template)
+
+
+def _write_valid_scores(
+    config: RewardConfig, model: Any, valid: list[RankedPrompt], run_dir: Path
+) -> None:
+    """valid_scores.jsonl: ranks and scores of every held-out ranking, for the accuracy intervals."""
+    examples = [Example(row.prompt, response) for row in valid for response in row.responses]
+    if not examples:
+        return
+    compute = config.compute
+    scores = step2_reward.score_all(model, examples, compute.tokens_per_microbatch).tolist()
+    with (run_dir / "valid_scores.jsonl").open("w", encoding="utf-8") as file:
+        for row in valid:
+            given, scores = scores[: len(row.ranks)], scores[len(row.ranks) :]
+            values = {"prompt_id": row.prompt_id, "labeler": row.labeler, "cohort": row.cohort}
+            file.write(json.dumps(values | {"ranks": row.ranks, "scores": given}) + "\n")
+
+
+def run_ppo(config: PPOConfig, resume: bool = False) -> None:
+    """Step 3: PPO, or PPO-ptx where ptx_coef is above 0."""
+    run_dir, progress = begin(config, resume)
+    tokenizer = load_tokenizer(config.policy)
+    require_same_tokenizer(
+        tokenizer, load_tokenizer(config.reward_model), (config.policy, config.reward_model)
+    )
+    dtype = pick_dtype(config.compute.dtype)
+    models = step3_ppo.Models(
+        policy=load_language_model(config.policy),
+        reference=load_language_model(config.policy, dtype),
+        reward_model=load_scalar_model(config.reward_model, dtype),
+        value_function=load_scalar_model(config.reward_model),
+    )
+    cast_weights(models.policy, dtype)
+    cast_weights(models.value_function, dtype)
+    template = Template.of_model(Path(config.policy), tokenizer)
+    bad = bad_rows(config.data, run_dir)
+    prompts = load_prompts(config.data, template, "train", bad)
+    text = None
+    if config.ppo.ptx_coef > 0:
+        text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data)
+    metrics = step3_ppo.train(
+        config,
+        models,
+        prompts,
+        text,
+        eos=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        observers=[] if config.gold is None else [_gold_observer(config.gold, template)],
+        decode=template.decode_response,
+        progress=progress,
+    )
+    parents = {"policy": config.policy, "reward_model": config.reward_model}
+    finish(config, models.policy, tokenizer, "ppo", parents, metrics, template)
+
+
+def _gold_observer(world_dir: str, template: Template) -> step3_ppo.Observer:
+    """Mean hidden utility of an iteration's episodes in the miniature world (never trained on)."""
+    from heedful.simulation.generate import TASKS_FILE
+    from heedful.simulation.tasks import read_tasks
+    from heedful.simulation.utility import assess
+    from heedful.simulation.world import World
+
+    world = World.load(Path(world_dir))
+    tasks = read_tasks(Path(world_dir) / TASKS_FILE)
+
+    def gold(batch: Any, experience: Any) -> dict[str, float]:
+        rows = zip(batch, experience.responses, experience.finished.tolist(), strict=True)
+        utilities = [
+            assess(world, tasks[prompt.prompt_id], template.decode_response(response), done).utility
+            for prompt, response, done in rows
+        ]
+        return {"ppo/gold": sum(utilities) / len(utilities)}
+
+    return gold
+
+
+def text_rows(
+    paths: tuple[str, ...],
+    tokenizer: Any,
+    row_tokens: int,
+    run_dir: Path,
+    name: str,
+    data: Any,
+) -> TextRows:
+    """Rows of pretraining text, tokenized once into the run directory."""
+    if not paths:
+        raise ConfigError(f"no {name} text is given: set data.text (or data.train) to text files")
+    bad = bad_rows(data, run_dir)
+    tokens = tokenize_text(read_text(paths, bad=bad), tokenizer, run_dir / f"{name}.tokens.npy")
+    return TextRows(tokens, row_tokens)
+
+
+def bad_rows(data: Any, run_dir: Path) -> BadRows:
+    """What to do with rows that cannot be read, by the data settings."""
+    return BadRows(skip=data.skip_bad_rows, to=run_dir / "bad_rows.jsonl")
+
+
+def finish(
+    config: Section,
+    model: Any,
+    tokenizer: Any,
+    step: str,
+    parents: dict[str, str],
+    metrics: dict[str, float],
+    template: Template | None,
+) -> None:
+    """Publishes a trained model with its lineage, and drops the training state."""
+    run_dir = Path(str(getattr(config, "run_dir")))
+    lineage = {
+        "step": step,
+        "parents": {name: lineage_of(path) for name, path in parents.items()},
+        "data": data_hashes(config),
+        "config": config.model_dump(mode="json"),
+        "git": git_state(),
+        "parameters": num_parameters(model),
+        "metrics": metrics,
+    }
+    template = template or Template.default(tokenizer)
+    publish(model, tokenizer, run_dir / FINAL_MODEL, lineage, template.save)
+    drop_state(run_dir)
+
+
+def lineage_of(path: str) -> dict[str, Any]:
+    """A parent's directory and the hash of its weights."""
+    weights = sorted(Path(path).glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in weights:
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    own = read_lineage(path)
+    return {
+        "path": str(path),
+        "sha256": digest.hexdigest() if weights else None,
+        "step": own.get("step"),
+    }
+
+
+def data_hashes(config: Section) -> dict[str, str]:
+    """sha256 of every data file that the settings name (folders and globs by their files)."""
+    data = getattr(config, "data", None)
+    if data is None:
+        return {}
+    hashes = {}
+    for value in data.model_dump().values():
+        for path in value if isinstance(value, tuple | list) else ():
+            file = Path(path)
+            if file.is_file():
+                hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashes
+
+
+def apply_lora(model: Any, lora: Any) -> Any:
+    return model
+
+
+def merge_lora(model: Any) -> Any:
+    return model

@@ -1,0 +1,54 @@
+"""One stage of a recipe in its own process."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from heedful.errors import HeedfulError
+
+PR_SET_PDEATHSIG = 1
+
+
+def run_stage(command: str, settings: dict[str, Any], log_path: str, mark: str, threads: int) -> None:
+    """Runs ``heed <command>`` with the given settings; writes stage.json when it has succeeded.
+
+    Output goes to the log. The process ends with code 0 or 1, and when its parent dies.
+    """
+    _die_with_parent()
+    started = time.time()
+    with open(log_path, "a", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        try:
+            from heedful.commands.table import run_command
+
+            run_command(command, settings, threads=threads)
+        except HeedfulError as error:
+            print(f"error: {error}", flush=True)
+            os._exit(1)
+        except BaseException:
+            traceback.print_exc()
+            log.flush()
+            os._exit(1)
+        done = {"fingerprint": mark, "command": command, "seconds": time.time() - started}
+        path = Path(settings["run_dir"]) / "stage.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(done | {"settings": settings}, indent=2), encoding="utf-8")
+        os.replace(partial, path)
+        log.flush()
+        os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this process with its parent, so that a killed run leaves none behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,60 @@
+"""What a model still knows of ordinary text: loss per document, and few-shot recall of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from heedful.models.attention import Packed
+from heedful.models.language_model import hidden_states, token_logprobs
+from heedful.rollout.engine import sample
+
+# Tokens of an answer at most: answers are single phrases.
+ANSWER_TOKENS = 12
+
+
+@torch.no_grad()
+def document_losses(
+    model: Any, tokenizer: Any, documents: Sequence[str], max_tokens: int
+) -> tuple[list[float], list[int]]:
+    """(sum of next-token losses in nats, number of predicted tokens) of every document.
+
+    A document is scored after EOS, as it stood in pretraining, its own EOS included.
+    """
+    eos = tokenizer.eos_token_id
+    encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
+    rows = [[eos, *tokens, eos] for tokens in encoded]
+    losses = [0.0] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    start = 0
+    while start < len(order):
+        step = max(1, max_tokens // len(rows[order[start]]))
+        part = order[start : start + step]
+        start += step
+        layout = Packed([len(rows[i]) - 1 for i in part])
+        tokens = torch.tensor([token for i in part for token in rows[i][:-1]])
+        targets = torch.tensor([token for i in part for token in rows[i][1:]])
+        logprobs = token_logprobs(model, hidden_states(model, tokens, layout), targets)
+        sums = torch.zeros(len(part)).index_add_(0, layout.row_of, logprobs)
+        for i, value in zip(part, sums.tolist(), strict=True):
+            losses[i] = -value
+    return losses, [len(row) - 1 for row in rows]
+
+
+def recall_answers(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:
+    """The greedy continuation of every few-shot text, up to its first line break."""
+    if not questions:
+        return []
+    encoded = tokenizer(list(questions), add_special_tokens=False)["input_ids"]
+    rollout = sample(
+        model,
+        encoded,
+        max_new_tokens=ANSWER_TOKENS,
+        temperature=0.0,
+        eos=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+    )
+    texts = tokenizer.batch_decode(rollout.rows(), skip_special_tokens=True)
+    return [text.strip().split("\n")[0].strip() for text in texts]
