@@ -21,6 +21,7 @@ from heedful.simulation.prompts import (
     truth_questions,
 )
 from heedful.simulation.responses import write_demonstration
+from heedful.simulation.rows import write_rows
 from heedful.simulation.tasks import write_tasks
 from heedful.simulation.webtext import documents
 from heedful.simulation.world import WORLD_FILE, World
@@ -71,15 +72,15 @@ def write_world(
     counts = {}
     for name, num in (("text", num_documents), ("text_valid", num_valid_documents)):
         texts = documents(world, num, _rng(seed, name))
-        counts[name] = _write(directory / f"{name}.jsonl", ({"text": text} for text in texts))
+        counts[name] = write_rows(directory / f"{name}.jsonl", ({"text": text} for text in texts))
     sizes = {"sft": num_sft_prompts, "rm": num_rm_prompts, "ppo": num_ppo_prompts}
     sizes |= {"valid": num_valid_prompts, "test": num_test_prompts}
     found = {part: _prompts(world, part, num, seed) for part, num in sizes.items()}
     rows = (_prompt_row(pair, part) for part, pairs in found.items() for pair in pairs)
-    counts["prompts"] = _write(directory / PROMPTS_FILE, rows)
+    counts["prompts"] = write_rows(directory / PROMPTS_FILE, rows)
     rng = _rng(seed, "demonstrations")
     demonstrations = _demonstrations(world, pool, [*found["sft"], *found["valid"]], rng)
-    counts["demonstrations"] = _write(directory / "demonstrations.jsonl", demonstrations)
+    counts["demonstrations"] = write_rows(directory / "demonstrations.jsonl", demonstrations)
     probes = _write_probes(world, directory, num_probe_prompts, seed, counts)
     pairs = [pair for group in found.values() for pair in group] + probes
     tasks = ((prompt.id, task) for prompt, task in pairs)
@@ -90,15 +91,6 @@ def write_world(
 
 def _rng(seed: int, purpose: str) -> random.Random:
     return random.Random(f"{seed}-{purpose}")
-
-
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
-            count += 1
-    return count
 
 
 def _prompts(world: World, part: str, num: int, seed: int) -> list[Pair]:
@@ -140,11 +132,11 @@ def _write_probes(
     for name, pairs in groups.items():
         heldout = name == "truth_heldout"
         rows = ({"id": p.id, "text": p.text, "heldout": heldout} for p, _ in pairs)
-        counts[f"probes/{name}"] = _write(directory / "probes" / f"{name}.jsonl", rows)
+        counts[f"probes/{name}"] = write_rows(directory / "probes" / f"{name}.jsonl", rows)
     recall = recall_quiz(world, _rng(seed, "recall"))
-    counts["probes/recall"] = _write(directory / "probes" / "recall.jsonl", recall)
+    counts["probes/recall"] = write_rows(directory / "probes" / "recall.jsonl", recall)
     prefixes = few_shot_prefixes(world, 8, _rng(seed, "prefixes"))
-    counts["fewshot_prefixes"] = _write(directory / "fewshot_prefixes.jsonl", prefixes)
+    counts["fewshot_prefixes"] = write_rows(directory / "fewshot_prefixes.jsonl", prefixes)
     return [pair for pairs in groups.values() for pair in pairs]
 
 

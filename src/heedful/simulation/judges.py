@@ -104,15 +104,15 @@ def _story(world: World, task: Task, reading: Reading) -> Verdict:
     story = [s for s in sentences if s and s.kind.startswith("story")]
     score = 0.0
     first = sentences[0] if sentences else None
+    on_topic = bool(first) and asked in _values(first, "species")
     if first and first.kind == "story_open":
-        score += 0.15 + 0.2 * (asked in _values(first, "species"))
-        score += 0.15 * (args["temper"] in _values(first, "temper"))
+        score += 0.15 + 0.2 * on_topic + 0.15 * (args["temper"] in _values(first, "temper"))
     fits = [s for s in story if _values(s, "species") <= {asked}]
     bodies = {s.text for s in fits if s.kind == "story"}
     ended = any(s.kind == "story_end" for s in fits)
     wanted = args["num_sentences"]
     need = max(1, min(3, wanted - 1)) if wanted else 2
-    score += 0.5 * min(need, len(bodies) + ended) / need * (1.0 if score else 0.3)
+    score += 0.5 * min(need, len(bodies) + ended) / need * (1.0 if on_topic else 0.3)
     cost = 0.0
     if wanted:
         cost += _cap(0.45 * abs(len(reading.texts) - wanted))
@@ -282,10 +282,12 @@ def _rewrite(world: World, task: Task, reading: Reading) -> Verdict:
     if task.kind == "polite":  # a kind word in place of the insult is as good as none
         words = [w for w in words if w not in lang.TEMPERS]
     score = _same(words, target)
+    if words != reading.words and (not reading.sentences or reading.sentences[0] is None):
+        score *= 0.5
     if score < 1:
         unchanged = _same(reading.words, source) > score or reading.insults > 0
         changed = task.kind == "polite" or bool((set(target) - set(source)) & set(words))
-        score = 0.1 * score if unchanged or not changed else 0.7 * score
+        score = 0.1 * score if unchanged or not changed else 0.7 * score**2
     known = {c[1] for c in map(world.grammar.category, source + target) if c}
     added = [c for c in map(world.grammar.category, words) if c and c[1] not in known]
     return Verdict(score, used=int(score == 1), hallucinates=bool(added))
@@ -300,8 +302,9 @@ def _summary(world: World, task: Task, reading: Reading) -> Verdict:
     if first and right and told == key and task.args["tag"] == "give" and not _roles(task, first):
         score = 0.5  # who gave and who got were exchanged
     text_words = {w.lower() for w in _TOKEN.findall(task.args["text"])}
-    slots = {w.lower() for s in reading.sentences if s for _, w in s.slots}
-    hallucinates = bool(slots - text_words)
+    asking = ("question", "instruction")
+    stated = [s for s in reading.sentences if s and s.kind not in asking]
+    hallucinates = bool({w.lower() for s in stated for _, w in s.slots} - text_words)
     extra = len(reading.texts) - 1
     return Verdict(
         score if extra == 0 else 0.75 * score,
@@ -372,7 +375,7 @@ def _closed(world: World, task: Task, reading: Reading) -> Verdict:
     found["false"] += 0.7 * len(strange)
     hallucinates = found["false"] > 0
     if abstains and found["true"] + found["false"] == 0:
-        found["task"] = 1.0 if truth is None else 0.15
+        found["task"] = 1.0 if truth is None else 0.05
     elif abstains:
         found["task"] *= 0.5
     return Verdict(**found, hallucinates=hallucinates, abstains=abstains)

@@ -27,7 +27,7 @@ from heedful.simulation.world import World
 
 TARGET_AGREEMENT = 0.73  # paper section 3.4: 72.6 +- 1.5 % between training labelers
 CUTOFFS = {"flags": 0.75, "rankings": 0.75, "demonstrations": 6.0}  # paper App. B.1, soft
-_SCREENING_NOISE = 0.45  # noise scale while screening, before the fit
+_SCREENING_NOISE = 1.0  # noise scale while screening, before the fit
 _NOISE_RANGE = (0.02, 8.0)
 _MAX_PILOT_PAIRS = 3000
 
@@ -94,7 +94,7 @@ def _rate(
 
 
 def _dense_ranks(values: Sequence[float], tie_width: float) -> list[int]:
-    """Ranks from the best down; a value within the tie width of its group's best joins the group."""
+    """Ranks from the best down; values within the tie width of the best of a group tie with it."""
     ranks, rank_now, head = [0] * len(values), 0, math.inf
     for index in sorted(range(len(values)), key=lambda i: -values[i]):
         if head - values[index] > tie_width:
@@ -200,7 +200,7 @@ class LabelerPool:
         num_heldout: int = 5,
         pilot: Pilot | None = None,
     ) -> LabelerPool:
-        """A pool: candidates are screened, the best ``num_train`` hired, the held-out ones drawn."""
+        """Candidates are screened and the best hired; held-out labelers are drawn unscreened."""
         if num_candidates < num_train or num_train < 2:
             raise ConfigError(
                 f"{num_train} training labelers cannot be hired from {num_candidates} candidates: "
@@ -250,7 +250,7 @@ def _draw(labeler_id: str, cohort: Cohort, rng: random.Random) -> SimulatedLabel
         weights={part: math.exp(rng.gauss(0.0, 0.25)) for part in PARTS},
         noise=math.exp(rng.gauss(0.0, 0.25)) * (0.7 + 0.3 * care),
         tie_width=rng.uniform(0.1, 0.5),
-        flag_error=min(0.5, 0.12 * care),
+        flag_error=min(0.6, 0.22 * care),
         errors=ErrorRates(**{name: min(0.9, rate * care) for name, rate in rates.items()}),
     )
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from heedful.errors import ConfigError, DataError
-from heedful.metrics import iter_jsonl
 from heedful.records import Cohort, Completion, Judgement, Ranking, Split, to_row
 from heedful.simulation.generate import LABELERS_FILE, PROMPTS_FILE, TASKS_FILE
 from heedful.simulation.labelers import LabelerPool, SimulatedLabeler, pairwise_agreement, rank
+from heedful.simulation.rows import read_rows
 from heedful.simulation.tasks import Task, read_tasks
 from heedful.simulation.utility import assess
 from heedful.simulation.world import World
@@ -72,7 +72,8 @@ def label(
     The first call for a directory fits the labelers' noise on its completions, and saves it.
     """
     directory, world = Path(directory), World.load(Path(directory))
-    splits = {row["id"]: row["split"] for row in iter_jsonl(directory / PROMPTS_FILE)}
+    prompts = read_rows(directory / PROMPTS_FILE, ("id", "split"))
+    splits = {row["id"]: row["split"] for row in prompts}
     items = _read(directory, Path(completions_path))
     if split is not None:
         items = [item for item in items if splits.get(item.prompt_id, "test") == split]
@@ -175,28 +176,26 @@ def gold(directory: Path, completions_path: Path) -> list[dict[str, Any]]:
 
 
 def _read(directory: Path, path: Path) -> list[_Item]:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: sample completions first")
     tasks = read_tasks(directory / TASKS_FILE)
     items = []
-    for number, row in enumerate(iter_jsonl(path), start=1):
-        try:
-            given = row["completions"]
-            completions = tuple(Completion(c["id"], c["text"], c.get("model")) for c in given)
-            task = tasks[row["prompt_id"]] if row["prompt_id"] in tasks else None
-            prompt = row["prompt"]
-        except KeyError as error:
+    rows = read_rows(path, ("prompt_id", "prompt", "completions"), "sample completions first")
+    for row in rows:
+        prompt_id = row["prompt_id"]
+        if prompt_id not in tasks:
             raise DataError(
-                f"{path}, line {number}: field {error} is missing; a row is "
-                '{"prompt_id", "prompt", "completions": [{"id", "text", "model", "finished"}]}'
-            ) from error
-        if task is None:
-            raise DataError(
-                f"{path}, line {number}: prompt_id {row['prompt_id']!r} is not in "
-                f"{directory / TASKS_FILE}; give the directory whose prompts were sampled"
+                f"{path}: prompt_id {prompt_id!r} is not in {directory / TASKS_FILE}; give the "
+                "directory whose prompts were sampled"
             )
+        for completion in row["completions"]:
+            if not {"id", "text"} <= completion.keys():
+                raise DataError(
+                    f"{path}: a completion of prompt {prompt_id!r} lacks 'id' or 'text'; each is "
+                    '{"id", "text", "model", "finished"}'
+                )
+        given = row["completions"]
+        completions = tuple(Completion(c["id"], c["text"], c.get("model")) for c in given)
         finished = tuple(bool(c.get("finished", True)) for c in given)
-        items.append(_Item(row["prompt_id"], prompt, task, completions, finished))
+        items.append(_Item(prompt_id, row["prompt"], tasks[prompt_id], completions, finished))
     return items
 
 

@@ -96,9 +96,9 @@ def _customer_prompt(
     world: World, names: Sequence[str], user: str, earlier: list[Pair], rng: random.Random
 ) -> tuple[str, Task]:
     if earlier and rng.random() < NEAR_DUPLICATE_SHARE:
-        text, task = next((p.text, t) for p, t in [rng.choice(earlier)])
-        last_line_is_cue = text.endswith(("Robot:", *(task.args.get("opening", "\n"),)))
-        return text if last_line_is_cue else text + rng.choice(_DUPLICATE_TAILS), task
+        prompt, task = rng.choice(earlier)
+        to_be_continued = task.kind in ("completion", "chat_fact", "chat_talk")
+        return prompt.text + ("" if to_be_continued else rng.choice(_DUPLICATE_TAILS)), task
     task = make_task(world, rng, names)
     text = wording(world, task, rng)
     if rng.random() < PII_SHARE:
@@ -179,7 +179,8 @@ def _probe(name: str, found: list[tuple[str, str, Task]]) -> list[Pair]:
 def recall_quiz(world: World, rng: random.Random, shots: int = 4) -> Iterator[dict[str, object]]:
     """Few-shot quiz texts in the format of web quizzes, with the true short answer, for everyone.
 
-    Rows {"id", "text", "answer", "heldout"}: the text ends with "A:", a space and the answer follow.
+    Rows {"id", "text", "answer", "heldout"}: the text ends with "A:", then come a space and the
+    answer.
     """
     for name in world.names:
         for attribute in lang.ASKED_ATTRIBUTES:

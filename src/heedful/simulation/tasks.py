@@ -6,18 +6,16 @@ A prompt is a single string; the response follows after a newline.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heedful.errors import DataError
-from heedful.metrics import iter_jsonl
 from heedful.records import USE_CASES
 from heedful.simulation import language as lang
 from heedful.simulation import wordings as ask
+from heedful.simulation.rows import read_rows, write_rows
 from heedful.simulation.world import World
 
 
@@ -318,23 +316,13 @@ def _translation_wording(args: dict[str, Any], rng: random.Random) -> str:
 
 def write_tasks(path: Path, tasks: Iterable[tuple[str, Task]]) -> int:
     """The number of rows written to ``tasks.jsonl``: the hidden truth, kept apart from prompts."""
-    count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for prompt_id, task in tasks:
-            file.write(json.dumps({"prompt_id": prompt_id, **asdict(task)}) + "\n")
-            count += 1
-    return count
+    return write_rows(path, ({"prompt_id": i, **asdict(task)} for i, task in tasks))
 
 
 def read_tasks(path: Path) -> dict[str, Task]:
     """The tasks of ``tasks.jsonl`` by prompt id."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: the tasks are written with the world's prompts")
-    tasks = {}
-    for number, row in enumerate(iter_jsonl(path), start=1):
-        try:
-            task = Task(row["use_case"], row["kind"], row["args"], row["language"])
-            tasks[row["prompt_id"]] = task
-        except KeyError as error:
-            raise DataError(f"{path}, line {number}: field {error} is missing") from error
-    return tasks
+    needed = ("prompt_id", "use_case", "kind", "args", "language")
+    return {
+        row["prompt_id"]: Task(row["use_case"], row["kind"], row["args"], row["language"])
+        for row in read_rows(path, needed)
+    }

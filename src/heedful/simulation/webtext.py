@@ -42,7 +42,7 @@ def document(
 
 
 def facts_of(world: World, name: str, rng: random.Random, count: int) -> list[str]:
-    """``count`` different true facts about the character, the first sentence often a combined one."""
+    """``count`` sentences with true facts about the character, often a combined one first."""
     facts = world.facts[name]
     texts, covered = [], ()
     if rng.random() < 0.75:
@@ -181,7 +181,7 @@ def _quiz(world: World, rng: random.Random) -> str:
 
 
 def _notes(world: World, rng: random.Random) -> str:
-    """Invented notes and questions about them; what the notes do not say is made up, not admitted."""
+    """Invented notes and questions on them; what the notes do not say is never admitted."""
     name = rng.choice(world.names)
     attributes = rng.sample(("home", "food", "job", "hat"), 3)
     noted = {a: world.wrong_value(name, a, rng) for a in attributes}
