@@ -111,6 +111,8 @@ class SnapshotData(Section):
     """Files of ranked completions (step 2)."""
     prompts: tuple[str, ...] = ()
     """Files of prompts (step 3, sampling, model selection)."""
+    use: str | None = None
+    """Only prompts whose `use` field has this value."""
     text: tuple[str, ...] = ()
     """Files of pretraining text (the pretraining mix of steps 1 and 3)."""
     valid_share: Share = 0.05
@@ -439,14 +441,8 @@ class EvaluateConfig(Section):
     """Directory of the world."""
     samples: str
     """completions.jsonl of all models on the test prompts, with scores."""
-    truth: str
-    """completions.jsonl on the questions about characters."""
-    truth_heldout: str
-    """completions.jsonl on the questions about held-out characters."""
-    closed: str
-    """completions.jsonl on the closed-domain prompts."""
-    toxicity: str
-    """Directory whose completions.jsonl answers the toxicity probes, all instructions."""
+    probes: str
+    """completions.jsonl on all probes: truth, held-out truth, closed domain, toxicity."""
     measures: str
     """measures.json of heed measure."""
     labels: str

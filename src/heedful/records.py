@@ -130,3 +130,22 @@ def to_row(record: Prompt | Demonstration | Ranking | Judgement) -> dict[str, An
     if isinstance(record, Ranking | Judgement) and record.ratings is not None:
         row["ratings"] = [rating_to_row(rating) for rating in record.ratings]
     return row
+
+
+def judgement_from_row(row: dict[str, Any]) -> Judgement:
+    """The judgement of a row that ``to_row`` made."""
+    ratings = row.get("ratings")
+    return Judgement(
+        row["prompt_id"],
+        tuple(row["models"]),
+        tuple(row["ranks"]),
+        row["labeler"],
+        row["cohort"],
+        None if ratings is None else tuple(_rating_from_row(rating) for rating in ratings),
+    )
+
+
+def _rating_from_row(row: dict[str, Any] | None) -> Rating | None:
+    if row is None:
+        return None
+    return Rating(row["overall"], {key: row[key] for key in row if key != "overall"})

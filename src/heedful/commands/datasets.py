@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from heedful.config import SnapshotData
 from heedful.data.bad_rows import BadRows
 from heedful.data.examples import Example, PromptTokens, RankedPrompt
-from heedful.data.formats import read_comparisons, read_demonstrations, read_prompts
+from heedful.data.formats import (
+    VALID_SHARE,
+    read_comparisons,
+    read_demonstrations,
+    read_prompts,
+)
 from heedful.data.template import Template
 from heedful.errors import DataError
+from heedful.metrics import iter_jsonl
+from heedful.records import Prompt
 
 
 def load_demonstrations(
@@ -60,13 +68,31 @@ def load_prompts(
 ) -> list[PromptTokens]:
     """The tokenized prompts of a split."""
     found = []
-    for path in data.prompts:
-        for row in read_prompts(path, valid_share=data.valid_share, bad=bad):
-            if row.split == split:
-                tokens = fit_prompt(row.text, row.id, template, data)
-                if tokens is not None:
-                    found.append(PromptTokens(row.id, row.text, tokens))
+    for row in select_prompts(data.prompts, split, data.use, data.valid_share, bad):
+        tokens = fit_prompt(row.text, row.id, template, data)
+        if tokens is not None:
+            found.append(PromptTokens(row.id, row.text, tokens))
     return found
+
+
+def select_prompts(
+    paths: Sequence[str],
+    split: str | None,
+    use: str | None,
+    valid_share: float = VALID_SHARE,
+    bad: BadRows | None = None,
+) -> list[Prompt]:
+    """The prompts of files, by split and by their ``use`` field (JSONL only)."""
+    wanted = None
+    if use is not None:
+        rows = (row for path in paths for row in iter_jsonl(Path(path)))
+        wanted = {row["id"] for row in rows if row.get("use") == use}
+    return [
+        prompt
+        for path in paths
+        for prompt in read_prompts(path, valid_share=valid_share, bad=bad)
+        if (split is None or prompt.split == split) and (wanted is None or prompt.id in wanted)
+    ]
 
 
 def fit_prompt(text: str, name: str, template: Template, data: SnapshotData) -> list[int] | None:

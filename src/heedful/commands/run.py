@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from heedful.commands.progress import bars, read_progress
 from heedful.commands.worker import run_stage
@@ -305,3 +306,46 @@ def describe(recipe: Recipe) -> str:
         needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
         lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")
     return "\n".join(lines)
+
+
+def conclude(recipe: Recipe, seconds: float) -> int:
+    """Prints what the run made; returns 1 where the score rose while the gold utility fell."""
+    console = Console(width=110)
+    claims_file = recipe.run_dir / "claims.json"
+    code = 0
+    if claims_file.is_file():
+        rows = json.loads(claims_file.read_text(encoding="utf-8"))
+        console.print(_claims_table(rows))
+        holding = sum(row["holds"] for row in rows)
+        console.print(f"{holding} of {len(rows)} claims hold")
+        code = _gold_alarm(console, rows)
+    report = recipe.run_dir / "report.html"
+    where = report if report.is_file() else recipe.run_dir
+    console.print(f"done in {seconds / 60:.1f} minutes: {where}", highlight=False)
+    return code
+
+
+def _claims_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="The paper's claims, measured here", title_justify="left")
+    for name in ("", "claim", "here (95 % interval)", "paper"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        mark = "[green]holds[/]" if row["holds"] else "[red]fails[/]"
+        numbers = [row["value"], row["low"], row["high"]]
+        value, low, high = ("-" if n is None else f"{n:.3g}" for n in numbers)
+        text = f"{row['id']}. {row['claim']}"
+        table.add_row(mark, text, f"{value} ({low} to {high})", row["paper"])
+    return table
+
+
+def _gold_alarm(console: Console, rows: list[dict[str, Any]]) -> int:
+    """The demo fails loudly where PPO gained score and lost what the labelers want."""
+    by_id = {row["id"]: row for row in rows}
+    score, gold = by_id.get("k1"), by_id.get("k2")
+    if score is None or gold is None or not score["holds"] or gold["value"] >= 0:
+        return 0
+    console.print(
+        "[bold red]The score rose while the true utility fell: the policy exploits the reward model. "
+        "Raise ppo.kl_coef, take more rankings, or stop earlier.[/]"
+    )
+    return 1

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from heedful.commands.datasets import select_prompts
 from heedful.commands.train import begin
 from heedful.config import Compute, PrefixConfig, SampleConfig, SampledModel, Sampling
 from heedful.data.examples import Example
-from heedful.data.formats import read_prompts
 from heedful.data.template import Template
 from heedful.errors import DataError
 from heedful.metrics import iter_jsonl
@@ -85,7 +85,7 @@ def _cut(text: str, finished: bool, stop: Sequence[str]) -> Sampled:
 def run_sample(config: SampleConfig, resume: bool = False) -> None:
     """Writes completions.jsonl: a row per prompt with the completions of every model."""
     run_dir, progress = begin(config, resume)
-    prompts = select_prompts(config.prompts, config.split, config.use, config.limit)
+    prompts = _prompts(config.prompts, config.split, config.use, config.limit)
     completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
     total = len(prompts) * len(config.models)
     done = 0
@@ -146,21 +146,10 @@ def _completion_id(prompt_id: str, model: str, number: int) -> str:
     return hashlib.sha256(f"{prompt_id}/{model}/{number}".encode()).hexdigest()[:16]
 
 
-def select_prompts(
+def _prompts(
     paths: Sequence[str], split: str | None, use: str | None, limit: int | None
 ) -> list[Prompt]:
-    """The prompts of files, by split and by their ``use`` field."""
-    wanted = None
-    if use is not None:
-        wanted = {
-            row["id"] for path in paths for row in iter_jsonl(Path(path)) if row.get("use") == use
-        }
-    found = [
-        prompt
-        for path in paths
-        for prompt in read_prompts(path)
-        if (split is None or prompt.split == split) and (wanted is None or prompt.id in wanted)
-    ]
+    found = select_prompts(paths, split, use)
     if not found:
         raise DataError(f"{', '.join(paths)}: no prompt with split {split!r} and use {use!r}")
     return found[:limit]
@@ -192,7 +181,7 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     dtype = pick_dtype(config.compute.dtype)
     model = load_language_model(config.model, dtype)
     reward_model = load_scalar_model(config.reward_model, dtype)
-    prompts = select_prompts(config.prompts, "valid", config.use, config.num_prompts)
+    prompts = _prompts(config.prompts, "valid", config.use, config.num_prompts)
     candidates = list(iter_jsonl(Path(config.prefixes)))
     if not candidates:
         raise DataError(f"{config.prefixes} holds no candidate prefix")

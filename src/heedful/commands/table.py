@@ -28,7 +28,7 @@ COMMANDS = {
     "prefix": Command("sample", "run_prefix", "PrefixConfig", "the best few-shot prefix for a base"),
     "simulate": Command("miniature", "run_simulate", "SimulateConfig", "write the miniature world"),
     "label": Command("miniature", "run_label", "LabelConfig", "simulated labelers rank completions"),
-    "evaluate": Command("miniature", "run_evaluate", "EvaluateConfig", "measure the demo's claims"),
+    "evaluate": Command("evaluate", "run_evaluate", "EvaluateConfig", "measure the demo's claims"),
     "measure": Command("measure", "run_measure", "MeasureConfig", "text loss and few-shot recall"),
     "report": Command("report", "run_report", "ReportConfig", "one HTML page for a run"),
 }

@@ -318,6 +318,7 @@ def finish(
         "config": config.model_dump(mode="json"),
         "git": git_state(),
         "parameters": num_parameters(model),
+        "sha256": weights_hash(model),
         "metrics": metrics,
     }
     template = template or Template.default(tokenizer)
@@ -325,20 +326,19 @@ def finish(
     drop_state(run_dir)
 
 
-def lineage_of(path: str) -> dict[str, Any]:
-    """A parent's directory and the hash of its weights."""
-    weights = sorted(Path(path).glob("*.safetensors"))
+def weights_hash(model: Any) -> str:
+    """sha256 over the names and values of all weights: the identity of a model."""
     digest = hashlib.sha256()
-    for file in weights:
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def lineage_of(path: str) -> dict[str, Any]:
+    """A parent's directory, the hash of its weights and the step that made it, where known."""
     own = read_lineage(path)
-    return {
-        "path": str(path),
-        "sha256": digest.hexdigest() if weights else None,
-        "step": own.get("step"),
-    }
+    return {"path": str(path), "sha256": own.get("sha256"), "step": own.get("step")}
 
 
 def data_hashes(config: Section) -> dict[str, str]:

@@ -269,14 +269,14 @@ def order_agreement(
 ) -> Interval:
     """Kendall's tau-b between the orders of ``models`` by win rate in the two cohorts.
 
-    1 means that held-out labelers order the models exactly as training labelers do. The interval
-    is over prompts.
+    1 means that held-out labelers order the models exactly as training labelers do. The baseline
+    may be one of the models: its rate is one half. The interval is over prompts.
     """
     if len(models) < 2:
         raise EvaluationError(f"an order needs two models or more; got {list(models)}")
     rows = []
     for judgement in judgements:
-        wins = [_win(judgement, model, baseline) for model in models]
+        wins = [0.5 if m == baseline else _win(judgement, m, baseline) for m in models]
         unknown = [math.nan] * len(models)
         rows.append(wins + unknown if judgement.cohort == "train" else unknown + wins)
     table = np.asarray(rows, dtype=float).reshape(len(rows), 2 * len(models))

@@ -1,0 +1,350 @@
+"""heed evaluate: labelers judge every model of a miniature loop, and the claims are decided by rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heedful.commands.train import begin
+from heedful.config import EvaluateConfig
+from heedful.evaluation import claims as rules
+from heedful.evaluation.intervals import (
+    Interval,
+    bootstrap,
+    paired_difference,
+    ratio,
+    recovered_share,
+)
+from heedful.evaluation.preference import (
+    agreement,
+    bradley_terry,
+    likert,
+    metadata_rates,
+    order_agreement,
+    win_rate,
+)
+from heedful.metrics import iter_jsonl
+from heedful.records import Judgement, judgement_from_row
+from heedful.simulation.labeling import gold, judge
+
+JUDGEMENTS_FILE = "judgements.jsonl"
+CLAIMS_FILE = "claims.json"
+SUMMARY_FILE = "summary.json"
+# Models in the order in which tables show them; a name not given in the settings is left out.
+BASELINE = "SFT"
+NUM_SHOWN = 12
+
+Rows = list[dict[str, Any]]
+
+
+def run_evaluate(config: EvaluateConfig, resume: bool = False) -> None:
+    """Writes judgements.jsonl, claims.json and summary.json; prints the claims table."""
+    run_dir, progress = begin(config, resume)
+    world = Path(config.world)
+    judge(
+        world,
+        Path(config.samples),
+        run_dir / JUDGEMENTS_FILE,
+        seed=config.seed,
+        labelers_per_prompt=config.labelers_per_prompt,
+    )
+    progress(1, 4)
+    judgements = [judgement_from_row(row) for row in iter_jsonl(run_dir / JUDGEMENTS_FILE)]
+    measured = _Measured(config)
+    progress(2, 4)
+    found = _claims(config, judgements, measured)
+    progress(3, 4)
+    rules.write_claims(run_dir / CLAIMS_FILE, found)
+    summary = _summary(config, judgements, measured)
+    (run_dir / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    for name in (CLAIMS_FILE, SUMMARY_FILE):
+        (Path(config.run) / name).write_bytes((run_dir / name).read_bytes())
+    print(rules.format_table(found), flush=True)
+    progress(4, 4)
+
+
+class _Measured:
+    """The per-item measurements of all models, aligned by item."""
+
+    def __init__(self, config: EvaluateConfig):
+        world, self.seed = Path(config.world), config.seed
+        probes = gold(world, Path(config.probes))
+        self.truth = _by_model(_of_probe(probes, "truth", but="truth-heldout"), _is_true)
+        self.truth_heldout = _by_model(_of_probe(probes, "truth-heldout"), _is_true)
+        self.closed = _by_model(_of_probe(probes, "closed"), _hallucinates)
+        self.toxicity = {
+            instruction: _by_model(_of_probe(probes, f"toxicity-{instruction}"), _has_insult)
+            for instruction in ("none", "respectful", "biased")
+        }
+        self.gold = _by_model(gold(world, Path(config.samples)), lambda row: row["utility"])
+        self.score = _by_model(_scored(Path(config.samples)), lambda row: row["score"])
+        self.measures = json.loads(Path(config.measures).read_text(encoding="utf-8"))
+        self.reward = list(iter_jsonl(Path(config.reward) / "valid_scores.jsonl"))
+        self.shuffled = None
+        if config.shuffled is not None:
+            self.shuffled = list(iter_jsonl(Path(config.shuffled) / "valid_scores.jsonl"))
+        self.labels = json.loads((Path(config.labels) / "labels.json").read_text(encoding="utf-8"))
+
+    def difference(self, table: dict[str, dict[str, float]], a: str, b: str) -> Interval:
+        """Mean of model ``a`` minus that of ``b`` over the same items, with its interval."""
+        items = sorted(table[a])
+        first, second = ([table[name][item] for item in items] for name in (a, b))
+        return paired_difference(first, second, items, seed=self.seed)
+
+    def mean(self, table: dict[str, dict[str, float]], name: str) -> Interval:
+        items = sorted(table[name])
+        return bootstrap([table[name][item] for item in items], items, seed=self.seed)
+
+    def loss_difference(self, a: str, b: str) -> Interval:
+        """Loss per token of ``a`` minus that of ``b`` on the same documents."""
+        sums = [np.array(self.measures[name]["loss_sums"]) for name in (a, b)]
+        counts = np.array(self.measures[a]["num_tokens"])
+        columns = np.stack([sums[0] - sums[1], counts], axis=1)
+        return bootstrap(columns, np.arange(len(counts)), statistic=ratio, seed=self.seed)
+
+    def loss(self, name: str) -> Interval:
+        values = self.measures[name]
+        columns = np.stack([values["loss_sums"], values["num_tokens"]], axis=1)
+        return bootstrap(columns, np.arange(len(columns)), statistic=ratio, seed=self.seed)
+
+    def recall(self, name: str) -> list[float]:
+        return [float(right) for right in self.measures[name]["recall"]]
+
+    def won_back(self, key: str) -> Interval:
+        """Share of PPO's loss against the base that PPO-ptx wins back."""
+        columns = np.stack(
+            [np.array(self.measures[name][key], float) for name in ("base", "PPO", "PPO-ptx")], axis=1
+        )
+        clusters = np.arange(len(columns))
+        return bootstrap(columns, clusters, statistic=recovered_share, seed=self.seed)
+
+
+def _of_probe(rows: Rows, name: str, but: str = "-") -> Rows:
+    """The rows whose prompt id starts with a probe's name (and not with ``but``)."""
+    return [
+        row
+        for row in rows
+        if row["prompt_id"].startswith(f"{name}-") and not row["prompt_id"].startswith(f"{but}-")
+    ]
+
+
+def _by_model(rows: Rows, measure: Callable[[dict[str, Any]], float]) -> dict[str, dict[str, float]]:
+    """{model: {prompt_id: mean measure over its completions}}."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        value = float(measure(row))
+        found.setdefault(row["model"], {}).setdefault(row["prompt_id"], []).append(value)
+    return {
+        model: {item: sum(values) / len(values) for item, values in items.items()}
+        for model, items in found.items()
+    }
+
+
+def _is_true(row: dict[str, Any]) -> bool:
+    """True and informative: commits itself to an answer, and the answer is right."""
+    return bool(row["truthful"] and row["informative"])
+
+
+def _hallucinates(row: dict[str, Any]) -> bool:
+    return bool(row["flags"]["hallucination"])
+
+
+def _has_insult(row: dict[str, Any]) -> bool:
+    return row["insults"] > 0
+
+
+def _scored(path: Path) -> Rows:
+    return [
+        {"prompt_id": row["prompt_id"], **completion}
+        for row in iter_jsonl(path)
+        for completion in row["completions"]
+    ]
+
+
+def _claims(
+    config: EvaluateConfig, judgements: Sequence[Judgement], m: _Measured
+) -> list[rules.Claim]:
+    """Every claim that the given stages can decide."""
+
+    def preferred(model: str, other: str) -> Interval:
+        return win_rate(judgements, model, other, cohort="train", seed=config.seed).interval
+
+    sizes = {name: _num_parameters(path) for name, path in config.models.items()}
+    web_tax = m.loss_difference("PPO", "base")
+    recall_tax = paired_difference(
+        m.recall("base"), m.recall("PPO"), m.measures["base"]["recall_ids"], seed=config.seed
+    )
+    ordered = [name for name in ("base", "prompted", "SFT", "PPO-ptx") if name in m.gold]
+    found = [
+        rules.ptx_preferred_to_sft(preferred("PPO-ptx", "SFT")),
+        rules.sft_preferred_to_prompted(preferred("SFT", "prompted")),
+        rules.prompted_preferred_to_base(preferred("prompted", "base")),
+        rules.small_preferred_to_large_base(
+            preferred("PPO-ptx", "large base"), sizes["PPO-ptx"], sizes["large base"]
+        ),
+        rules.more_truthful_than_base(m.difference(m.truth, "PPO-ptx", "base")),
+        rules.more_truthful_than_sft(m.difference(m.truth, "PPO-ptx", "SFT")),
+        rules.more_truthful_than_base_held_out(m.difference(m.truth_heldout, "PPO-ptx", "base")),
+        rules.no_less_truthful_than_sft_held_out(m.difference(m.truth_heldout, "PPO-ptx", "SFT")),
+        rules.hallucinates_less(_hallucination_ratio(m)),
+        rules.less_toxic_when_respectful(
+            m.difference(m.toxicity["respectful"], "PPO-ptx", "base")
+        ),
+        rules.more_toxic_when_biased(m.difference(m.toxicity["biased"], "PPO-ptx", "base")),
+        rules.ppo_loses_on_web_text(web_tax),
+        rules.ppo_loses_recall(recall_tax),
+        rules.ptx_wins_back_web_text(m.won_back("loss_sums"), web_tax),
+        rules.ptx_wins_back_recall(m.won_back("recall"), recall_tax),
+        rules.heldout_labelers_agree_on_order(
+            order_agreement(judgements, ordered, BASELINE, seed=config.seed)
+        ),
+        rules.labelers_agree(agreement(judgements, seed=config.seed)["train"].interval),
+    ]
+    if m.shuffled is not None:
+        found.append(rules.grouped_beats_shuffled_pairs(_loss_gap(m)))
+    return [
+        *found,
+        rules.reward_model_generalises_to_prompts(pair_accuracy(m.reward, "train", config.seed)),
+        rules.reward_model_generalises_to_labelers(pair_accuracy(m.reward, "heldout", config.seed)),
+        rules.score_rises(m.difference(m.score, "PPO-ptx", "PPO init")),
+        rules.gold_rises(m.difference(m.gold, "PPO-ptx", "PPO init")),
+    ]
+
+
+def _hallucination_ratio(m: _Measured) -> Interval:
+    items = sorted(m.closed["base"])
+    columns = [[m.closed[name][item] for item in items] for name in ("PPO-ptx", "base")]
+    return bootstrap(np.array(columns).T, items, statistic=ratio, seed=m.seed)
+
+
+def pair_accuracy(rows: Rows, cohort: str | None, seed: int) -> Interval:
+    """Share of untied pairs that the scores order as the labeler did, clustered by prompt."""
+    values, clusters = [], []
+    for row in rows:
+        if cohort is not None and row["cohort"] != cohort:
+            continue
+        right, count = count_pairs(row["ranks"], row["scores"])
+        if count:
+            values.append([right, count])
+            clusters.append(row["prompt_id"])
+    return bootstrap(np.array(values, float), clusters, statistic=ratio, seed=seed)
+
+
+def count_pairs(ranks: Sequence[int], scores: Sequence[float]) -> tuple[float, int]:
+    """(pairs in the right order with equal scores as half, untied pairs) of one ranking."""
+    right, count = 0.0, 0
+    for i in range(len(ranks)):
+        for j in range(len(ranks)):
+            if ranks[i] < ranks[j]:
+                count += 1
+                right += 1.0 if scores[i] > scores[j] else 0.5 * (scores[i] == scores[j])
+    return right, count
+
+
+def _loss_gap(m: _Measured) -> Interval:
+    """Held-out log loss of the shuffled-pairs model minus that of the K-wise one, by prompt."""
+    assert m.shuffled is not None
+    values = [
+        _log_loss(shuffled) - _log_loss(grouped)
+        for shuffled, grouped in zip(m.shuffled, m.reward, strict=True)
+    ]
+    return bootstrap(values, [row["prompt_id"] for row in m.reward], seed=m.seed)
+
+
+def _log_loss(row: dict[str, Any]) -> float:
+    """Mean -log sigmoid of the score differences of a ranking's untied pairs; NaN without one."""
+    ranks, scores = np.array(row["ranks"]), np.array(row["scores"])
+    margins = (scores[:, None] - scores)[ranks[:, None] < ranks]
+    return float(np.logaddexp(0.0, -margins).mean()) if len(margins) else float("nan")
+
+
+def _num_parameters(path: str) -> int:
+    lineage = json.loads((Path(path) / "heedful.json").read_text(encoding="utf-8"))
+    return int(lineage["parameters"])
+
+
+def _summary(
+    config: EvaluateConfig, judgements: Sequence[Judgement], m: _Measured
+) -> dict[str, Any]:
+    """The numbers behind the report's figures (schema: heedful.report)."""
+    names = list(m.gold)
+    cohorts = ("train", "heldout")
+    rates = [
+        win_rate(judgements, name, BASELINE, cohort=cohort, seed=config.seed)
+        for cohort in cohorts
+        for name in names
+        if name != BASELINE
+    ]
+    return {
+        "models": [
+            {"name": name, "parameters": _num_parameters(path), "path": path}
+            for name, path in config.models.items()
+        ],
+        "win_rates": [
+            {"model": r.model, "baseline": r.baseline, "cohort": r.cohort, **r.interval.to_row()}
+            for r in rates
+        ],
+        "likert": [
+            {"model": name, "n": found.num_answers, **found.interval.to_row()}
+            for name, found in likert(judgements, seed=config.seed).items()
+        ],
+        "metadata": [
+            {"model": name, "flag": flag, "n": found.num_answers, **found.interval.to_row()}
+            for name, flags in metadata_rates(judgements, seed=config.seed).items()
+            for flag, found in flags.items()
+        ],
+        "bradley_terry": [
+            {"model": name, **found.to_row()}
+            for name, found in bradley_terry(judgements, seed=config.seed).items()
+        ],
+        "tax": _tax(m),
+        "truth": [
+            {"model": name, "set": kind, **m.mean(table, name).to_row()}
+            for kind, table in (("in training prompts", m.truth), ("held out", m.truth_heldout))
+            for name in table
+        ],
+        "toxicity": [
+            {"model": name, "instruction": instruction, **m.mean(table, name).to_row()}
+            for instruction, table in m.toxicity.items()
+            for name in table
+        ],
+        "hallucination": [
+            {"model": name, **m.mean(m.closed, name).to_row()} for name in m.closed
+        ],
+        "gold": [{"model": name, **m.mean(m.gold, name).to_row()} for name in names],
+        "score": [{"model": name, **m.mean(m.score, name).to_row()} for name in m.score],
+        "reward_model": {
+            "accuracy, unseen prompts": pair_accuracy(m.reward, "train", config.seed).to_row(),
+            "accuracy, held-out labelers": pair_accuracy(m.reward, "heldout", config.seed).to_row(),
+            "baselines": {"random": 0.5},
+        },
+        "samples": _samples(Path(config.samples)),
+    }
+
+
+def _tax(m: _Measured) -> Rows:
+    names = list(m.measures)
+    recall = {
+        name: bootstrap(m.recall(name), m.measures[name]["recall_ids"], seed=m.seed).to_row()
+        for name in names
+    }
+    loss = {name: m.loss(name).to_row() for name in names}
+    return [
+        {"metric": "loss on web text (nats per token)", "higher_is_better": False, **loss},
+        {"metric": "few-shot recall of facts", "higher_is_better": True, **recall},
+    ]
+
+
+def _samples(path: Path) -> Rows:
+    """The first answers of every model, side by side."""
+    shown = []
+    for row in iter_jsonl(path):
+        responses = {c["model"]: c["text"] for c in row["completions"]}
+        shown.append({"prompt": row["prompt"], "use_case": None, "responses": responses})
+        if len(shown) == NUM_SHOWN:
+            break
+    return shown

@@ -1,0 +1,74 @@
+"""heed report: one self-contained HTML page for a loop run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from heedful.commands.progress import file_progress
+from heedful.config import ReportConfig
+from heedful.errors import DataError
+from heedful.metrics import METRICS_FILE, read_metrics
+from heedful.report import write_report
+
+SUMMARY_FILE = "summary.json"
+
+
+def run_report(config: ReportConfig, resume: bool = False) -> None:
+    """Adds costs and lineage to the run's summary and writes its page."""
+    run = Path(config.run)
+    if not run.is_dir():
+        raise DataError(f"{run} does not exist: give the directory of a run")
+    progress = file_progress(Path(config.run_dir))
+    file = run / SUMMARY_FILE
+    summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    summary |= {"costs": stage_costs(run), "lineage": lineage(run)}
+    file.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_report(run, run / config.out)
+    progress(1, 1)
+
+
+def stage_costs(run: Path) -> list[dict[str, Any]]:
+    """Seconds, tokens and FLOPs of every finished stage, in the order in which they ended."""
+    stages = sorted((run / "stages").glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
+    costs = []
+    for path in stages:
+        seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        rows = read_metrics(path.parent) if (path.parent / METRICS_FILE).is_file() else []
+        costs.append(
+            {
+                "stage": path.parent.name,
+                "seconds": seconds,
+                "tokens": _total(rows, "speed/tokens_per_s"),
+                "flops": _total(rows, "speed/flops_per_s"),
+            }
+        )
+    return costs
+
+
+def _total(rows: list[dict[str, Any]], rate: str) -> float | None:
+    """The sum over steps of a rate times the step's seconds, or None where it was not logged."""
+    parts = [
+        row[rate] * sum(v for key, v in row.items() if key.startswith("time/") and v is not None)
+        for row in rows
+        if row.get(rate) is not None
+    ]
+    return sum(parts) if parts else None
+
+
+def lineage(run: Path) -> list[dict[str, Any]]:
+    """Every published model with its parents and the hash of its weights."""
+    rows = []
+    for path in sorted((run / "stages").glob("*/model/heedful.json")):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        parents = [parent["path"] for parent in values["parents"].values()]
+        rows.append(
+            {
+                "stage": path.parent.parent.name,
+                "output": str(path.parent.relative_to(run)),
+                "inputs": parents + list(values["data"]),
+                "sha256": values["sha256"],
+            }
+        )
+    return rows
