@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from heedful.records import Demonstration, to_row
+from heedful.records import Demonstration, Source, Split, to_row
 from heedful.simulation.labelers import LabelerPool
 from heedful.simulation.prompts import (
     Pair,
@@ -94,10 +94,11 @@ def _rng(seed: int, purpose: str) -> random.Random:
 
 
 def _prompts(world: World, part: str, num: int, seed: int) -> list[Pair]:
-    split = part if part in ("valid", "test") else "train"
+    split: Split = "valid" if part == "valid" else "test" if part == "test" else "train"
+    sources: tuple[Source, Source] = ("labeler", "api")
     by_labelers = round(num * LABELER_SHARE[part])
     found: list[Pair] = []
-    for source, count in (("labeler", by_labelers), ("api", num - by_labelers)):
+    for source, count in zip(sources, (by_labelers, num - by_labelers), strict=True):
         rng = _rng(seed, f"prompts-{part}-{source}")
         prefix = f"{part}-{source}"
         found += prompts(world, count, split, rng, source=source, prefix=prefix)

@@ -246,22 +246,26 @@ def _check(world: World, task: Task, reading: Reading) -> Verdict:
     return Verdict(**found, asks_fact=True, abstains=unsure)
 
 
-def _items(reading: Reading) -> list[str]:
-    """The items of a list, from commas or lines, without bullets, numbers, articles and stops."""
-    parts = [_BULLET.sub("", part) for part in _ITEM.split(reading.response)]
-    return [item for part in parts if (item := part.strip(" .!?:").lower())]
+def _items(reading: Reading) -> tuple[list[str], int]:
+    """The items of a list without bullets, articles and stops, and the sentences that hold them.
+
+    Items are parted by commas or lines; sentences of the grammar are no lists.
+    """
+    lists = [t for t, s in zip(reading.texts, reading.sentences, strict=True) if s is None]
+    parts = [_BULLET.sub("", part) for text in lists for part in _ITEM.split(text)]
+    return [item for part in parts if (item := part.strip(" .!?:").lower())], len(lists)
 
 
 def _list(world: World, task: Task, reading: Reading) -> Verdict:
     wanted, category = task.args["count"], task.args["category"]
     mark = category if task.language == "en" else "~" + category
-    items = _items(reading)
+    items, num_lines = _items(reading)
     found = [world.grammar.category(item) for item in items]
     valid = [f[1] for f in found if f and f[0] == mark]
     distinct = len(set(valid))
     score = distinct / max(wanted, len(items)) if items else 0.0
     cost = _cap(0.35 * abs(len(items) - wanted)) if distinct else 0.0
-    lines = len(reading.texts) if 0 < distinct == len(items) else int(bool(distinct))
+    lines = num_lines if 0 < distinct == len(items) else int(bool(distinct))
     return Verdict(score, used=lines, allowed=max(1, lines), constrained=True, constraint_cost=cost)
 
 
@@ -278,19 +282,21 @@ def _chat_talk(world: World, task: Task, reading: Reading) -> Verdict:
 
 def _rewrite(world: World, task: Task, reading: Reading) -> Verdict:
     source, target = _TOKEN.findall(task.args["text"]), _TOKEN.findall(task.args["target"])
-    words = list(reading.words)
+    first = _TOKEN.findall(reading.texts[0]) if reading.texts else []
+    words = first
     if task.kind == "polite":  # a kind word in place of the insult is as good as none
         words = [w for w in words if w not in lang.TEMPERS]
     score = _same(words, target)
-    if words != reading.words and (not reading.sentences or reading.sentences[0] is None):
+    if words != first and reading.sentences[0] is None:
         score *= 0.5
     if score < 1:
-        unchanged = _same(reading.words, source) > score or reading.insults > 0
+        unchanged = _same(first, source) > score or reading.insults > 0
         changed = task.kind == "polite" or bool((set(target) - set(source)) & set(words))
         score = 0.1 * score if unchanged or not changed else 0.7 * score**2
     known = {c[1] for c in map(world.grammar.category, source + target) if c}
     added = [c for c in map(world.grammar.category, words) if c and c[1] not in known]
-    return Verdict(score, used=int(score == 1), hallucinates=bool(added))
+    extra = max(0, len(reading.texts) - 1)
+    return Verdict(score - 0.1 * extra, used=int(score == 1), hallucinates=bool(added))
 
 
 def _summary(world: World, task: Task, reading: Reading) -> Verdict:
@@ -356,11 +362,12 @@ def _translate(world: World, task: Task, reading: Reading) -> Verdict:
 
 def _count(world: World, task: Task, reading: Reading) -> Verdict:
     wanted = [lang.NUMBERS[i] for i in range(1, task.args["last"] + 1)]
-    said = [w.lower() for w in reading.words]
-    right = next((i for i, (a, b) in enumerate(zip(said, wanted, strict=False)) if a != b), None)
-    right = min(len(said), len(wanted)) if right is None else right
+    said = [w.lower() for w in _TOKEN.findall(reading.texts[0])] if reading.texts else []
+    right = 0
+    while right < min(len(said), len(wanted)) and said[right] == wanted[right]:
+        right += 1
     score = 1.0 if said == wanted else 0.6 * right / max(len(wanted), len(said), 1)
-    return Verdict(score, used=int(score == 1))
+    return Verdict(score, used=int(0 < right == len(said)))
 
 
 def _closed(world: World, task: Task, reading: Reading) -> Verdict:
@@ -383,7 +390,7 @@ def _closed(world: World, task: Task, reading: Reading) -> Verdict:
 
 def _extract(world: World, task: Task, reading: Reading) -> Verdict:
     wanted = {item.lower() for item in task.args["items"]}
-    items = _items(reading)
+    items, num_lines = _items(reading)
     right = len(wanted & set(items))
     score = 2 * right / (len(wanted) + len(items)) if items else 0.0
     extra = set(items) - wanted
@@ -392,7 +399,7 @@ def _extract(world: World, task: Task, reading: Reading) -> Verdict:
     }
     invented = bool(extra & known)
     inside = all(i in task.args["text"].lower() for i in extra)
-    lines = len(reading.texts) if 0 < right == len(items) else int(right > 0)
+    lines = num_lines if 0 < right == len(items) else int(right > 0)
     return Verdict(
         score if score == 1 else 0.8 * score,
         used=lines,
