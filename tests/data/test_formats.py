@@ -316,6 +316,8 @@ def test_hub_rows_need_the_extra_and_are_read_as_files_are(
 
     def load_dataset(*args: Any, **settings: Any) -> list[dict[str, Any]]:
         calls.append((args, settings))
+        if settings["split"] == "nosuch":
+            raise ValueError("bad split: nosuch")
         return [PAIR, PAIR | {"ranking": [1]}]
 
     hub = types.SimpleNamespace(load_dataset=load_dataset)
@@ -323,3 +325,7 @@ def test_hub_rows_need_the_extra_and_are_read_as_files_are(
     with pytest.raises(DataError, match="hf:owner/name:small@test, row 2: field 'ranking'"):
         list(read_comparisons("hf:owner/name:small@test"))
     assert calls == [(("owner/name", "small"), {"split": "test", "streaming": True})]
+    with pytest.raises(
+        DataError, match=r"hf:owner/name@nosuch cannot be loaded .bad split: nosuch"
+    ):
+        list(read_comparisons("hf:owner/name@nosuch"))

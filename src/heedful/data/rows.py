@@ -217,7 +217,13 @@ def _hub_rows(source: str) -> Iterator[Row]:
         ) from error
     name, _, split = source.removeprefix(HUB).partition("@")
     name, _, config = name.partition(":")
-    rows = load_dataset(name, config or None, split=split or "train", streaming=True)
+    try:
+        rows = load_dataset(name, config or None, split=split or "train", streaming=True)
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{source} cannot be loaded ({error}): check the name, the split after @, the network "
+            "and, for a private one, that you are logged in."
+        ) from error
     for number, values in enumerate(rows, start=1):
         yield Row(source, number, dict(values), unit="row")
 
