@@ -306,6 +306,14 @@ def test_reading_streams(tmp_path: Path) -> None:
     assert next(read_prompts(path)).text == "a"
 
 
+def test_parquet_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "p.parquet")
+    assert [p.text for p in read_prompts(tmp_path)] == ["a"]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"p\.parquet is Parquet.*heedful\[parquet\]"):
+        list(read_prompts(tmp_path))
+
+
 def test_hub_rows_need_the_extra_and_are_read_as_files_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -190,7 +190,7 @@ def _parquet_rows(file: str) -> Iterator[Row]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise MissingExtraError(
-            f"{file} is Parquet, and pyarrow is not installed: pip install 'heedful[hub]'"
+            f"{file} is Parquet, and pyarrow is not installed: pip install 'heedful[parquet]'"
         ) from error
     try:
         # Parquet is read from its end, so a compressed one has to be unpacked first.
