@@ -332,6 +332,8 @@ class SampleConfig(Section):
     """Only prompts of this split."""
     use: str | None = None
     """Only prompts whose `use` field has this value."""
+    valid_share: Share = 0.05
+    """Share of prompts without a split that counts as valid."""
     limit: Positive | None = None
     """Prompts at most."""
     reward_model: str | None = None
@@ -379,6 +381,8 @@ class MeasureConfig(Section):
     """Held-out text."""
     num_documents: Positive = 400
     """Documents scored at most."""
+    max_document_tokens: Positive = 1_000_000
+    """Tokens of a document that are scored at most: its beginning."""
     recall: str | None = None
     """JSONL file of few-shot quizzes: {"id", "text", "answer"}."""
     compute: Compute = Compute()
@@ -457,6 +461,29 @@ class EvaluateConfig(Section):
     """Labelers of each cohort per prompt."""
     seed: int = 0
     """Seed of the judges and of the bootstrap."""
+
+
+class SummarizeConfig(Section):
+    """heed summarize: the figures of a loop on real data."""
+
+    run_dir: str
+    """Directory to write; summary.json in it and in the run."""
+    run: str
+    """Loop run directory."""
+    comparisons: tuple[str, ...]
+    """Comparison files of the reward model, for its baselines."""
+    valid_share: Share = 0.05
+    """As in the reward model's settings."""
+    reward: str
+    """Directory of heed reward."""
+    samples: str
+    """completions.jsonl of all models, with scores."""
+    measures: str
+    """measures.json of heed measure."""
+    models: dict[str, str]
+    """Model directories by name."""
+    seed: int = 0
+    """Seed of the bootstrap."""
 
 
 class ReportConfig(Section):

@@ -27,6 +27,7 @@ from heedful.evaluation.preference import (
     order_agreement,
     win_rate,
 )
+from heedful.evaluation.reward_model import Scored, accuracy, log_loss
 from heedful.metrics import iter_jsonl
 from heedful.records import Judgement, judgement_from_row
 from heedful.simulation.labeling import gold, judge
@@ -83,10 +84,10 @@ class _Measured:
         self.gold = _by_model(gold(world, Path(config.samples)), lambda row: row["utility"])
         self.score = _by_model(_scored(Path(config.samples)), lambda row: row["score"])
         self.measures = json.loads(Path(config.measures).read_text(encoding="utf-8"))
-        self.reward = list(iter_jsonl(Path(config.reward) / "valid_scores.jsonl"))
+        self.reward = valid_scores(Path(config.reward))
         self.shuffled = None
         if config.shuffled is not None:
-            self.shuffled = list(iter_jsonl(Path(config.shuffled) / "valid_scores.jsonl"))
+            self.shuffled = valid_scores(Path(config.shuffled))
         self.labels = json.loads((Path(config.labels) / "labels.json").read_text(encoding="utf-8"))
 
     def difference(self, table: dict[str, dict[str, float]], a: str, b: str) -> Interval:
@@ -114,6 +115,10 @@ class _Measured:
     def recall(self, name: str) -> list[float]:
         return [float(right) for right in self.measures[name]["recall"]]
 
+    def accuracy(self, cohort: str) -> Interval:
+        """Reward-model accuracy on the validation prompts as one group of labelers ranked them."""
+        return accuracy([row for row in self.reward if row.cohort == cohort], seed=self.seed)
+
     def won_back(self, key: str) -> Interval:
         """Share of PPO's loss against the base that PPO-ptx wins back."""
         columns = np.stack(
@@ -121,6 +126,12 @@ class _Measured:
         )
         clusters = np.arange(len(columns))
         return bootstrap(columns, clusters, statistic=recovered_share, seed=self.seed)
+
+
+def valid_scores(reward_dir: Path) -> list[Scored]:
+    """The held-out rankings with their scores that heed reward wrote."""
+    rows = iter_jsonl(reward_dir / "valid_scores.jsonl")
+    return [Scored(r["prompt_id"], r["ranks"], r["scores"], r["cohort"]) for r in rows]
 
 
 def _of_probe(rows: Rows, name: str, but: str = "-") -> Rows:
@@ -173,7 +184,7 @@ def _claims(
     def preferred(model: str, other: str) -> Interval:
         return win_rate(judgements, model, other, cohort="train", seed=config.seed).interval
 
-    sizes = {name: _num_parameters(path) for name, path in config.models.items()}
+    sizes = {name: num_parameters(path) for name, path in config.models.items()}
     web_tax = m.loss_difference("PPO", "base")
     recall_tax = paired_difference(
         m.recall("base"), m.recall("PPO"), m.measures["base"]["recall_ids"], seed=config.seed
@@ -208,8 +219,8 @@ def _claims(
         found.append(rules.grouped_beats_shuffled_pairs(_loss_gap(m)))
     return [
         *found,
-        rules.reward_model_generalises_to_prompts(pair_accuracy(m.reward, "train", config.seed)),
-        rules.reward_model_generalises_to_labelers(pair_accuracy(m.reward, "heldout", config.seed)),
+        rules.reward_model_generalises_to_prompts(m.accuracy("train")),
+        rules.reward_model_generalises_to_labelers(m.accuracy("heldout")),
         rules.score_rises(m.difference(m.score, "PPO-ptx", "PPO init")),
         rules.gold_rises(m.difference(m.gold, "PPO-ptx", "PPO init")),
     ]
@@ -221,48 +232,17 @@ def _hallucination_ratio(m: _Measured) -> Interval:
     return bootstrap(np.array(columns).T, items, statistic=ratio, seed=m.seed)
 
 
-def pair_accuracy(rows: Rows, cohort: str | None, seed: int) -> Interval:
-    """Share of untied pairs that the scores order as the labeler did, clustered by prompt."""
-    values, clusters = [], []
-    for row in rows:
-        if cohort is not None and row["cohort"] != cohort:
-            continue
-        right, count = count_pairs(row["ranks"], row["scores"])
-        if count:
-            values.append([right, count])
-            clusters.append(row["prompt_id"])
-    return bootstrap(np.array(values, float), clusters, statistic=ratio, seed=seed)
-
-
-def count_pairs(ranks: Sequence[int], scores: Sequence[float]) -> tuple[float, int]:
-    """(pairs in the right order with equal scores as half, untied pairs) of one ranking."""
-    right, count = 0.0, 0
-    for i in range(len(ranks)):
-        for j in range(len(ranks)):
-            if ranks[i] < ranks[j]:
-                count += 1
-                right += 1.0 if scores[i] > scores[j] else 0.5 * (scores[i] == scores[j])
-    return right, count
-
-
 def _loss_gap(m: _Measured) -> Interval:
     """Held-out log loss of the shuffled-pairs model minus that of the K-wise one, by prompt."""
     assert m.shuffled is not None
     values = [
-        _log_loss(shuffled) - _log_loss(grouped)
+        log_loss(shuffled) - log_loss(grouped)
         for shuffled, grouped in zip(m.shuffled, m.reward, strict=True)
     ]
-    return bootstrap(values, [row["prompt_id"] for row in m.reward], seed=m.seed)
+    return bootstrap(values, [row.prompt_id for row in m.reward], seed=m.seed)
 
 
-def _log_loss(row: dict[str, Any]) -> float:
-    """Mean -log sigmoid of the score differences of a ranking's untied pairs; NaN without one."""
-    ranks, scores = np.array(row["ranks"]), np.array(row["scores"])
-    margins = (scores[:, None] - scores)[ranks[:, None] < ranks]
-    return float(np.logaddexp(0.0, -margins).mean()) if len(margins) else float("nan")
-
-
-def _num_parameters(path: str) -> int:
+def num_parameters(path: str) -> int:
     lineage = json.loads((Path(path) / "heedful.json").read_text(encoding="utf-8"))
     return int(lineage["parameters"])
 
@@ -281,7 +261,7 @@ def _summary(
     ]
     return {
         "models": [
-            {"name": name, "parameters": _num_parameters(path), "path": path}
+            {"name": name, "parameters": num_parameters(path), "path": path}
             for name, path in config.models.items()
         ],
         "win_rates": [
@@ -318,11 +298,11 @@ def _summary(
         "gold": [{"model": name, **m.mean(m.gold, name).to_row()} for name in names],
         "score": [{"model": name, **m.mean(m.score, name).to_row()} for name in m.score],
         "reward_model": {
-            "accuracy, unseen prompts": pair_accuracy(m.reward, "train", config.seed).to_row(),
-            "accuracy, held-out labelers": pair_accuracy(m.reward, "heldout", config.seed).to_row(),
+            "accuracy, unseen prompts": m.accuracy("train").to_row(),
+            "accuracy, held-out labelers": m.accuracy("heldout").to_row(),
             "baselines": {"random": 0.5},
         },
-        "samples": _samples(Path(config.samples)),
+        "samples": samples(Path(config.samples)),
     }
 
 
@@ -339,7 +319,7 @@ def _tax(m: _Measured) -> Rows:
     ]
 
 
-def _samples(path: Path) -> Rows:
+def samples(path: Path) -> Rows:
     """The first answers of every model, side by side."""
     shown = []
     for row in iter_jsonl(path):

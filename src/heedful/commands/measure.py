@@ -29,7 +29,11 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
         tokenizer = load_tokenizer(spec.path)
         model = load_language_model(spec.path, pick_dtype(config.compute.dtype))
         losses, counts = document_losses(
-            model, tokenizer, documents, config.compute.tokens_per_microbatch
+            model,
+            tokenizer,
+            documents,
+            config.compute.tokens_per_microbatch,
+            config.max_document_tokens,
         )
         answers = recall_answers(model, tokenizer, [row["text"] for row in quiz])
         right = [

@@ -13,6 +13,7 @@ from heedful.commands.datasets import select_prompts
 from heedful.commands.train import begin
 from heedful.config import Compute, PrefixConfig, SampleConfig, SampledModel, Sampling
 from heedful.data.examples import Example
+from heedful.data.formats import VALID_SHARE
 from heedful.data.template import Template
 from heedful.errors import DataError
 from heedful.metrics import iter_jsonl
@@ -85,7 +86,9 @@ def _cut(text: str, finished: bool, stop: Sequence[str]) -> Sampled:
 def run_sample(config: SampleConfig, resume: bool = False) -> None:
     """Writes completions.jsonl: a row per prompt with the completions of every model."""
     run_dir, progress = begin(config, resume)
-    prompts = _prompts(config.prompts, config.split, config.use, config.limit)
+    prompts = _prompts(
+        config.prompts, config.split, config.use, config.limit, config.valid_share
+    )
     completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
     total = len(prompts) * len(config.models)
     done = 0
@@ -147,9 +150,13 @@ def _completion_id(prompt_id: str, model: str, number: int) -> str:
 
 
 def _prompts(
-    paths: Sequence[str], split: str | None, use: str | None, limit: int | None
+    paths: Sequence[str],
+    split: str | None,
+    use: str | None,
+    limit: int | None,
+    valid_share: float = VALID_SHARE,
 ) -> list[Prompt]:
-    found = select_prompts(paths, split, use)
+    found = select_prompts(paths, split, use, valid_share)
     if not found:
         raise DataError(f"{', '.join(paths)}: no prompt with split {split!r} and use {use!r}")
     return found[:limit]

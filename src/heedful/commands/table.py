@@ -30,6 +30,9 @@ COMMANDS = {
     "label": Command("miniature", "run_label", "LabelConfig", "simulated labelers rank completions"),
     "evaluate": Command("evaluate", "run_evaluate", "EvaluateConfig", "measure the demo's claims"),
     "measure": Command("measure", "run_measure", "MeasureConfig", "text loss and few-shot recall"),
+    "summarize": Command(
+        "summarize", "run_summarize", "SummarizeConfig", "figures of a loop on real data"
+    ),
     "report": Command("report", "run_report", "ReportConfig", "one HTML page for a run"),
 }
 

@@ -15,20 +15,20 @@ from heedful.commands.datasets import load_demonstrations, load_prompts, load_ra
 from heedful.commands.progress import file_progress
 from heedful.config import (
     Compute,
+    Lora,
     PPOConfig,
     PretrainConfig,
     RewardConfig,
     Section,
     SFTConfig,
-    TextData,
     TokenizerConfig,
 )
 from heedful.data.bad_rows import BadRows
-from heedful.data.formats import read_demonstrations, read_text
 from heedful.data.examples import Example, RankedPrompt
+from heedful.data.formats import read_demonstrations, read_text
 from heedful.data.template import Template
 from heedful.data.text import TextRows, tokenize_text
-from heedful.errors import ConfigError, ModelError
+from heedful.errors import ConfigError
 from heedful.models.language_model import (
     PAD_TOKEN,
     cast_weights,
@@ -41,6 +41,7 @@ from heedful.models.language_model import (
     read_lineage,
     require_same_tokenizer,
 )
+from heedful.models.lora import add_adapters, merge_adapters
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.rollout.engine import sample
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
@@ -143,15 +144,16 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
     bad = bad_rows(config.data, run_dir)
     examples = load_demonstrations(config.data, template, "train", bad)
     valid = load_demonstrations(config.data, template, "valid", bad)
-    text = valid_text = None
+    text = None
     if config.pretraining_mix > 0:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data)
     score = None
     if config.reward_model is not None:
         score = _score_on_validation(config, tokenizer, template, bad)
-    apply_lora(model, config.lora)
-    metrics = step1_sft.train(config, model, examples, valid, text, valid_text, score, progress)
-    finish(config, merge_lora(model), tokenizer, "sft", {"base": config.base}, metrics, template)
+    use_lora(model, config.lora, config.seed)
+    metrics = step1_sft.train(config, model, examples, valid, text, score, progress)
+    merge_adapters(model)
+    finish(config, model, tokenizer, "sft", {"base": config.base}, metrics, template)
 
 
 def _score_on_validation(
@@ -200,7 +202,9 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     prompts = load_rankings(config.data, template, "train", bad)
     valid = load_rankings(config.data, template, "valid", bad)
     demonstrations = load_demonstrations(config.data, template, "train", bad)
+    use_lora(model, config.lora, config.seed)
     metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
+    merge_adapters(model)
     _write_valid_scores(config, model, valid, run_dir)
     finish(config, model, tokenizer, "reward", {"base": config.base}, metrics, template)
 
@@ -229,14 +233,16 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         tokenizer, load_tokenizer(config.reward_model), (config.policy, config.reward_model)
     )
     dtype = pick_dtype(config.compute.dtype)
+    shared = config.lora.rank > 0  # the reference is the policy with its adapters off
     models = step3_ppo.Models(
         policy=load_language_model(config.policy),
-        reference=load_language_model(config.policy, dtype),
+        reference=None if shared else load_language_model(config.policy, dtype),
         reward_model=load_scalar_model(config.reward_model, dtype),
         value_function=load_scalar_model(config.reward_model),
     )
-    cast_weights(models.policy, dtype)
-    cast_weights(models.value_function, dtype)
+    for model in (models.policy, models.value_function):
+        use_lora(model, config.lora, config.seed)
+        cast_weights(model, dtype)
     template = Template.of_model(Path(config.policy), tokenizer)
     bad = bad_rows(config.data, run_dir)
     prompts = load_prompts(config.data, template, "train", bad)
@@ -254,6 +260,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         decode=template.decode_response,
         progress=progress,
     )
+    merge_adapters(models.policy)
     parents = {"policy": config.policy, "reward_model": config.reward_model}
     finish(config, models.policy, tokenizer, "ppo", parents, metrics, template)
 
@@ -277,6 +284,12 @@ def _gold_observer(world_dir: str, template: Template) -> step3_ppo.Observer:
         return {"ppo/gold": sum(utilities) / len(utilities)}
 
     return gold
+
+
+def use_lora(model: Any, lora: Lora, seed: int) -> None:
+    """Gives the model adapters where the settings ask for them."""
+    if lora.rank > 0:
+        add_adapters(model, lora.rank, lora.alpha, lora.targets, seed)
 
 
 def text_rows(
@@ -310,7 +323,7 @@ def finish(
     template: Template | None,
 ) -> None:
     """Publishes a trained model with its lineage, and drops the training state."""
-    run_dir = Path(str(getattr(config, "run_dir")))
+    run_dir = Path(str(config.run_dir))
     lineage = {
         "step": step,
         "parents": {name: lineage_of(path) for name, path in parents.items()},
@@ -354,10 +367,3 @@ def data_hashes(config: Section) -> dict[str, str]:
                 hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
     return hashes
 
-
-def apply_lora(model: Any, lora: Any) -> Any:
-    return model
-
-
-def merge_lora(model: Any) -> Any:
-    return model

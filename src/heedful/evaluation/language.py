@@ -17,15 +17,20 @@ ANSWER_TOKENS = 12
 
 @torch.no_grad()
 def document_losses(
-    model: Any, tokenizer: Any, documents: Sequence[str], max_tokens: int
+    model: Any,
+    tokenizer: Any,
+    documents: Sequence[str],
+    max_tokens: int,
+    max_document_tokens: int = 1_000_000,
 ) -> tuple[list[float], list[int]]:
     """(sum of next-token losses in nats, number of predicted tokens) of every document.
 
-    A document is scored after EOS, as it stood in pretraining, its own EOS included.
+    A document is scored after EOS, as it stood in pretraining, its own EOS included; of a longer one
+    its first ``max_document_tokens``.
     """
     eos = tokenizer.eos_token_id
     encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
-    rows = [[eos, *tokens, eos] for tokens in encoded]
+    rows = [[eos, *tokens, eos][:max_document_tokens] for tokens in encoded]
     losses = [0.0] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     start = 0

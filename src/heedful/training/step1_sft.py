@@ -35,7 +35,6 @@ from heedful.training.passes import (
     make_optimizer,
     make_sequences,
     response_logprobs,
-    text_loss,
 )
 
 # Mean reward-model score of a model's responses on validation prompts: the paper's selection.
@@ -54,7 +53,6 @@ def train(
     examples: Sequence[Example],
     valid: Sequence[Example],
     text: TextRows | None = None,
-    valid_text: TextRows | None = None,
     score_model: ScoreModel | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
@@ -95,10 +93,6 @@ def train(
             if valid:
                 last["valid/loss"] = valid_loss(
                     model, valid, config.compute.tokens_per_microbatch
-                )
-            if valid_text is not None:
-                last["valid/text_loss"] = text_loss(
-                    model, valid_text, config.compute.tokens_per_microbatch
                 )
             if score_model is not None:
                 last["valid/score"] = score_model(model)

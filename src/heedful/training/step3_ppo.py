@@ -26,6 +26,7 @@ from heedful.errors import DataError, TrainingError
 from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
 from heedful.metrics import MetricsLog
 from heedful.models.language_model import num_parameters
+from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
 from heedful.rollout.experience import Experience, make_experience
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
@@ -40,6 +41,7 @@ from heedful.training.loop import (
     require_finite,
 )
 from heedful.training.passes import (
+    Sequences,
     accumulate_text,
     final_scores,
     make_sequences,
@@ -62,10 +64,13 @@ LENGTH_CORRELATION = 0.5
 
 @dataclass
 class Models:
-    """The four networks of step 3. The reference and the reward model are never trained."""
+    """The four networks of step 3. The reference and the reward model are never trained.
+
+    ``reference`` is None where the policy has LoRA adapters: it is then the policy with them off.
+    """
 
     policy: Any
-    reference: Any
+    reference: Any | None
     reward_model: Any
     value_function: Any
 
@@ -163,10 +168,11 @@ def collect(
     scores = torch.zeros(len(batch))
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     for model in (models.policy, models.reference, models.reward_model, models.value_function):
-        model.eval()
+        if model is not None:
+            model.eval()
     for group in microbatches(lengths, config.compute.tokens_per_microbatch):
         sequences = make_sequences([prompts[i] for i in group], [responses[i] for i in group])
-        reference = response_logprobs(models.reference, sequences, temperature)
+        reference = _reference_logprobs(models, sequences, temperature)
         ref_logprobs[group] = to_rows(reference, sequences, columns)
         value = response_values(models.value_function, sequences)
         values[group] = to_rows(value, sequences, columns)
@@ -189,6 +195,13 @@ def collect(
         discount=config.ppo.discount,
         lam=config.ppo.lam,
     )
+
+
+def _reference_logprobs(models: Models, sequences: Sequences, temperature: float) -> Tensor:
+    if models.reference is not None:
+        return response_logprobs(models.reference, sequences, temperature)
+    with adapters_off(models.policy):
+        return response_logprobs(models.policy, sequences, temperature)
 
 
 def _optimize(
