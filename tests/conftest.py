@@ -1,8 +1,18 @@
-"""A test that skips itself fails the run, unless it is listed here with the reason."""
+"""Tiny models and a tiny tokenizer, made in process; and no test skips itself unseen.
+
+A test that skips itself fails the run, unless it is listed here with the reason.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 # Node id (or its beginning) -> what the test needs that a machine may lack.
 ALLOWED_SKIPS: dict[str, str] = {}
@@ -32,3 +42,91 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for nodeid in _skipped:
         terminalreporter.line(f"not allowed to skip: {nodeid} (see tests/conftest.py)", red=True)
+
+
+VOCABULARY, EOS, PAD = 100, 0, 1
+# What every tiny model has: weights large enough that attention is far from uniform.
+SIZES = {"vocab_size": VOCABULARY, "initializer_range": 0.2}
+SPECIAL = {"bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": PAD}
+LLAMA_LIKE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., Any]:
+    """Makes the configuration of a 2-layer model: llama, gpt2, qwen3, gemma2 or gemma3."""
+    import transformers
+
+    window = {"sliding_window": 4, "query_pre_attn_scalar": 8}
+    layers = {"layer_types": ["sliding_attention", "full_attention"]}
+    classes = {
+        "llama": (transformers.LlamaConfig, LLAMA_LIKE),
+        "qwen3": (transformers.Qwen3Config, LLAMA_LIKE),
+        "gemma2": (
+            transformers.Gemma2Config,
+            LLAMA_LIKE
+            | window
+            | layers
+            | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+        ),
+        "gemma3": (transformers.Gemma3TextConfig, LLAMA_LIKE | window | layers),
+        "gpt2": (
+            transformers.GPT2Config,
+            {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+        ),
+    }
+
+    def make(architecture: str = "llama", **changes: Any) -> Any:
+        config_class, values = classes[architecture]
+        return config_class(**{**SIZES, **SPECIAL, **values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a random causal LM on our attention; ``attention="eager"`` gives the library's own.
+
+    Biases and norms are random too, so that none is tested at 0 or 1 alone.
+    """
+    import torch
+
+    from heedful.models.language_model import new_language_model
+
+    def make(
+        architecture: str = "llama", seed: int = 0, attention: str = "", **changes: Any
+    ) -> Any:
+        model = new_language_model(tiny_config(architecture, **changes), seed)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.data.add_(0.1 * noise)
+        if attention:
+            model.set_attn_implementation(attention)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A word-level tokenizer of the tiny models: EOS 0, pad 1, then w2 to w99."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<eos>", "<pad>", *(f"w{i}" for i in range(2, VOCABULARY))]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    words_of = Tokenizer(models.WordLevel(vocabulary, unk_token="w2"))
+    words_of.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words_of.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words_of, eos_token="<eos>", bos_token="<eos>", pad_token="<pad>"
+    )

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -32,12 +33,37 @@ def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) ->
     Raises ModelError where the directory is missing or is not a causal LM.
     """
     config = load_config(path)
+    return load_weights(AutoModelForCausalLM, path, config, dtype, "a causal language model")
+
+
+def load_weights(
+    auto_class: Any,
+    path: Path | str,
+    config: Any,
+    dtype: torch.dtype,
+    what: str,
+    new: frozenset[str] = frozenset(),
+) -> PreTrainedModel:
+    """The model of a directory in eval mode, every weight of it read from there but those ``new``.
+
+    Without the check a weight that the files lack would be random, with no more than a warning.
+    """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), config=config, dtype=dtype, attn_implementation=attention.NAME
+        model, info = auto_class.from_pretrained(
+            str(path),
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention.NAME,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path} could not be loaded as a causal language model: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path} could not be loaded as {what}: {error}") from error
+    missing = sorted(set(info["missing_keys"]) - new)
+    if missing:
+        raise ModelError(
+            f"{path} is not {what}: its weights lack {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"
+        )
     return model.eval()
 
 
@@ -55,7 +81,9 @@ def load_config(path: Path | str) -> Any:
         raise ModelError(f"{path}/config.json cannot be read: {error}") from error
 
 
-def new_language_model(config: Any, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def new_language_model(
+    config: Any, seed: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """A causal LM of the given Hugging Face configuration with random weights, on our attention."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -81,7 +109,9 @@ def load_tokenizer(path: Path | str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} has no tokenizer that can be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {path} has no EOS token: set eos_token in its tokenizer_config.json")
+        raise ModelError(
+            f"the tokenizer of {path} has no EOS token: set eos_token in its tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     return tokenizer
@@ -89,8 +119,13 @@ def load_tokenizer(path: Path | str) -> Any:
 
 def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     """Widens the embeddings where the tokenizer has more tokens, and sets the model's special ids."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    embeddings = model.get_input_embeddings()
+    if len(tokenizer) > embeddings.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        embeddings = model.get_input_embeddings()
+    if getattr(embeddings, "padding_idx", None) is not None:
+        # an embedding at padding_idx never learns: where it was EOS, EOS would not
+        embeddings.padding_idx = tokenizer.pad_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
     if getattr(model, "generation_config", None) is not None:

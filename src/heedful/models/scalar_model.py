@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from heedful.errors import ModelError
-from heedful.models import attention
-from heedful.models.language_model import load_config
+from heedful.models.language_model import load_config, load_weights
 
 # Ridge of the constant direction, as a share of the mean squared hidden value.
 CENTER_RIDGE = 1e-4
@@ -34,7 +33,9 @@ def load_scalar_model(path: Path | str, dtype: torch.dtype = torch.float32) -> P
     return _load(path, config, dtype)
 
 
-def scalar_model_from(path: Path | str, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def scalar_model_from(
+    path: Path | str, seed: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """A scalar model with the body of a language model and a new head, N(0, 1/(d+1)), no bias.
 
     Source: Stiennon et al. 2020; openai/lm-human-preferences model.py:252. The final layer norm
@@ -42,7 +43,7 @@ def scalar_model_from(path: Path | str, seed: int, dtype: torch.dtype = torch.fl
     """
     config = load_config(path)
     config.num_labels = 1
-    model = _load(path, config, dtype)
+    model = _load(path, config, dtype, new=frozenset({"score.weight"}))
     head = head_of(model)
     generator = torch.Generator().manual_seed(seed)
     std = (head.weight.shape[1] + 1) ** -0.5
@@ -50,22 +51,23 @@ def scalar_model_from(path: Path | str, seed: int, dtype: torch.dtype = torch.fl
     return model
 
 
-def _load(path: Path | str, config: object, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(path), config=config, dtype=dtype, attn_implementation=attention.NAME
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path} could not be loaded as a scalar model: {error}") from error
+def _load(
+    path: Path | str, config: object, dtype: torch.dtype, new: frozenset[str] = frozenset()
+) -> PreTrainedModel:
+    model = load_weights(
+        AutoModelForSequenceClassification, path, config, dtype, "a scalar model", new
+    )
     head_of(model)
-    return model.eval()
+    return model
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:
     """The scalar head; ModelError where the architecture keeps it elsewhere."""
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear):
-        raise ModelError(f"{type(model).__name__} has no linear head named score: not supported yet")
+        raise ModelError(
+            f"{type(model).__name__} has no linear head named score: not supported yet"
+        )
     return head
 
 

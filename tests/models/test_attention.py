@@ -1,0 +1,178 @@
+"""Packed and cached attention against the library's own padded eager attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from heedful.errors import ModelError
+from heedful.models import attention
+from heedful.models.attention import Cached, KeyValueCache, Packed
+from heedful.models.language_model import cast_weights, hidden_states, logits, token_logprobs
+
+ARCHITECTURES = ["llama", "gpt2", "qwen3", "gemma2", "gemma3"]
+LENGTHS = [7, 1, 12, 3, 12, 2, 5, 9, 1, 4]
+
+
+def sequences_of(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(2, 100, (n,), generator=generator).tolist() for n in lengths]
+
+
+def flat(sequences: list[list[int]]) -> torch.Tensor:
+    return torch.tensor([token for sequence in sequences for token in sequence])
+
+
+def padded_hidden(model, sequences: list[list[int]]) -> torch.Tensor:
+    """(T, D) final hidden states of the real tokens, by the library on right-padded rows."""
+    longest = max(map(len, sequences))
+    rows = torch.tensor([s + [1] * (longest - len(s)) for s in sequences])
+    real = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
+    output = model.base_model(input_ids=rows, attention_mask=real, use_cache=False)
+    return output.last_hidden_state[real.bool()]
+
+
+@pytest.fixture(params=["buckets", "sdpa"])
+def path(request, monkeypatch):
+    """Both ways on the CPU: batched matmuls over buckets, and scaled_dot_product_attention."""
+    monkeypatch.setattr(attention, "MIN_BUCKET_ROWS", 3)  # several buckets
+    if request.param == "sdpa":
+        monkeypatch.setattr(attention, "MAX_MATMUL_LENGTH", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_packed_equals_padded(tiny_model, architecture, path):
+    ours, theirs = tiny_model(architecture), tiny_model(architecture, attention="eager")
+    sequences = sequences_of(LENGTHS)
+    tokens, layout = flat(sequences), Packed(LENGTHS)
+    assert len(layout.buckets) > 1
+
+    hidden = hidden_states(ours, tokens, layout)
+    expected = padded_hidden(theirs, sequences)
+    assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+
+    targets = torch.randint(2, 100, tokens.shape, generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(2))
+    logprobs = token_logprobs(ours, hidden, targets)
+    config = theirs.config
+    z = theirs.lm_head(expected)
+    if cap := getattr(config, "final_logit_softcapping", None):
+        z = cap * torch.tanh(z / cap)
+    oracle = torch.log_softmax(z, -1).gather(1, targets[:, None])[:, 0]
+    assert_close(logprobs, oracle, rtol=1e-4, atol=1e-4)
+
+    (weights * logprobs).sum().backward()
+    (weights * oracle).sum().backward()
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        message = f"gradient of {name}"
+        scale = float(other.grad.abs().max())
+        assert_close(mine.grad / scale, other.grad / scale, rtol=0, atol=2e-5, msg=message)
+
+
+def test_each_sequence_is_alone(tiny_model):
+    model = tiny_model("qwen3")
+    sequences = sequences_of([6, 9, 6])
+    together = hidden_states(model, flat(sequences), Packed([6, 9, 6]))
+    alone = [hidden_states(model, torch.tensor(s), Packed([len(s)])) for s in sequences]
+    assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bf16_stays_near_fp32(tiny_model, path):
+    """bf16 keeps 8 bits: hidden states of 2 layers within 5 percent of their scale."""
+    exact, coarse = tiny_model("llama"), tiny_model("llama")
+    cast_weights(coarse, torch.bfloat16)
+    tokens = flat(sequences_of(LENGTHS))
+    expected = hidden_states(exact, tokens, Packed(LENGTHS))
+    found = hidden_states(coarse, tokens, Packed(LENGTHS))
+    assert found.dtype == torch.bfloat16
+    error = (found.float() - expected).abs().mean() / expected.abs().mean()
+    assert float(error) < 0.05
+    targets = tokens.flip(0)
+    difference = token_logprobs(coarse, found, targets) - token_logprobs(exact, expected, targets)
+    assert float(difference.abs().mean()) < 0.05
+
+
+def test_attention_dropout_is_applied_in_training_only(tiny_model):
+    model = tiny_model("llama", attention_dropout=0.5)
+    tokens, layout = flat(sequences_of([8, 8])), Packed([8, 8])
+    still = hidden_states(model, tokens, layout)
+    assert_close(hidden_states(model, tokens, layout), still)
+    model.train()
+    torch.manual_seed(0)
+    first, second = (hidden_states(model, tokens, layout) for _ in range(2))
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_cached_decoding_equals_a_full_pass(tiny_model, architecture):
+    model = tiny_model(architecture)
+    prompts, rest = sequences_of([5, 1, 11]), sequences_of([6, 6, 6], seed=1)
+    cache = KeyValueCache(model.config, rows=3, slots=20, dtype=torch.float32)
+    prefill = Packed([5, 1, 11])
+    prefill.cache, prefill.cache_rows = cache, torch.arange(3)
+    hidden_states(model, flat(prompts), prefill)
+    slots = torch.tensor([5, 1, 11])
+    steps = []
+    for column in range(6):
+        tokens = torch.tensor([row[column] for row in rest])
+        steps.append(hidden_states(model, tokens, Cached(cache, slots)))
+        slots = slots + 1
+    for i in range(3):
+        whole = prompts[i] + rest[i]
+        expected = hidden_states(model, torch.tensor(whole), Packed([len(whole)]))[-6:]
+        assert_close(torch.stack([s[i] for s in steps]), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_moved_rows_of_a_cache_go_on_as_before(tiny_model):
+    model = tiny_model("llama")
+    prompts = sequences_of([4, 6])
+    cache = KeyValueCache(model.config, rows=2, slots=8, dtype=torch.float32)
+    prefill = Packed([4, 6])
+    prefill.cache, prefill.cache_rows = cache, torch.arange(2)
+    hidden_states(model, flat(prompts), prefill)
+    cache.move_rows(torch.tensor([1]), torch.tensor([0]), 6)
+    moved = hidden_states(model, torch.tensor([9]), Cached(cache, torch.tensor([6])))
+    whole = hidden_states(model, torch.tensor([*prompts[1], 9]), Packed([7]))
+    assert_close(moved[0], whole[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_positions_restart():
+    layout = Packed([2, 1, 3])
+    assert layout.position_ids.tolist() == [[0, 1, 0, 0, 1, 2]]
+    assert layout.starts.tolist() == [0, 2, 3, 6]
+    assert layout.row_of.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 0]])
+def test_an_empty_sequence_is_refused(lengths):
+    with pytest.raises(ValueError, match="at least one token"):
+        Packed(lengths)
+
+
+def test_a_call_without_layout_names_the_cause(tiny_model):
+    with pytest.raises(ModelError, match="layout="):
+        tiny_model("llama")(input_ids=torch.tensor([[2, 3]]))
+
+
+def test_buckets_hold_every_row_once_and_similar_lengths(monkeypatch):
+    monkeypatch.setattr(attention, "MIN_BUCKET_ROWS", 2)
+    layout = Packed([10, 2, 9, 3, 10, 2])
+    rows = [(bucket.num_rows, bucket.length) for bucket in layout.buckets]
+    assert rows == [(3, 10), (2, 3), (1, 2)]
+    covered = torch.cat([bucket.tokens for bucket in layout.buckets])
+    assert sorted(covered.tolist()) == list(range(36))
+
+
+def test_logits_are_fp32_even_in_bf16(tiny_model):
+    model = tiny_model("llama")
+    cast_weights(model, torch.bfloat16)
+    hidden = torch.randn(3, 32).to(torch.bfloat16)
+    exact = hidden.float() @ model.lm_head.weight.float().T
+    found = logits(model, hidden)
+    assert found.dtype == torch.float32
+    assert_close(found, exact, rtol=1e-5, atol=1e-5)

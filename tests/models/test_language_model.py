@@ -1,0 +1,268 @@
+"""Loading, log-probabilities without logits, special tokens, dropout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers import models as token_models
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from heedful.errors import ModelError
+from heedful.models import language_model
+from heedful.models.attention import Packed
+from heedful.models.language_model import (
+    PAD_TOKEN,
+    cast_weights,
+    fit_vocabulary,
+    hidden_states,
+    load_language_model,
+    load_tokenizer,
+    logits,
+    new_language_model,
+    num_parameters,
+    pick_dtype,
+    read_lineage,
+    require_same_tokenizer,
+    set_residual_dropout,
+    token_logprobs,
+)
+
+SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL |= {"intermediate_size": 64, "initializer_range": 0.2, "pad_token_id": 1}
+HEADS = {
+    "plain": transformers.LlamaConfig(**SMALL),
+    "soft cap": transformers.Gemma2Config(
+        **SMALL, num_key_value_heads=2, head_dim=8, final_logit_softcapping=1.5
+    ),
+    "multiplied": transformers.CohereConfig(**SMALL, logit_scale=0.25),
+    "divided": transformers.GraniteConfig(**SMALL, logits_scaling=4.0),
+    "bias": transformers.PhiConfig(**SMALL),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("cells", [2**22, 700])  # all at once, 7 rows at a time
+def test_token_logprobs_and_gradients_are_those_of_the_librarys_logits(
+    head, temperature, cells, monkeypatch
+):
+    monkeypatch.setattr(language_model, "LOGIT_CELLS", cells)
+    model = new_language_model(HEADS[head], seed=0)
+    output = model.get_output_embeddings()
+    if head == "bias":
+        output.bias.data.normal_(generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(2, 100, (20,), generator=generator)
+    targets = torch.randint(0, 100, (20,), generator=generator)
+    weights = torch.randn(20, generator=generator)
+
+    # the oracle: the library's whole forward pass, on its own attention, and log_softmax
+    model.set_attn_implementation("eager")
+    z = model(input_ids=tokens[None]).logits[0]
+    oracle = torch.log_softmax(z.double() / temperature, -1).gather(1, targets[:, None])[:, 0]
+    (weights * oracle).sum().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    model.zero_grad()
+    model.set_attn_implementation("heedful")
+    hidden = hidden_states(model, tokens, Packed([20]))
+    assert_close(logits(model, hidden), z, rtol=1e-4, atol=1e-5)
+    logprobs = token_logprobs(model, hidden, targets, temperature)
+    assert_close(logprobs, oracle.float(), rtol=1e-4, atol=1e-5)
+    (weights * logprobs).sum().backward()
+    for name, parameter in model.named_parameters():
+        scale = expected[name].abs().max()
+        assert_close(parameter.grad / scale, expected[name] / scale, rtol=0, atol=2e-5, msg=name)
+
+
+def test_chunked_backward_against_finite_differences(monkeypatch):
+    """Central differences in fp32, steps of 1e-2: second order, so within 1e-3."""
+    monkeypatch.setattr(language_model, "LOGIT_CELLS", 15)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 3, generator=generator).requires_grad_() for n in (4, 5))
+    bias = torch.randn(5, generator=generator).requires_grad_()
+    targets = torch.tensor([0, 4, 2, 2])
+
+    def total(*inputs):
+        arguments = (*inputs, targets, 0.5 / 0.8, 1.7, 0.8)
+        return (language_model._ChunkedLogprobs.apply(*arguments) * torch.arange(1.0, 5.0)).sum()
+
+    total(hidden, weight, bias).backward()
+    for index, x in enumerate((hidden, weight, bias)):
+        for cell in range(x.numel()):
+            inputs = [hidden.detach(), weight.detach(), bias.detach()]
+            values = []
+            for step in (1e-2, -1e-2):
+                moved = inputs[index].clone()
+                moved.view(-1)[cell] += step
+                values.append(float(total(*inputs[:index], moved, *inputs[index + 1 :])))
+            slope = (values[0] - values[1]) / 2e-2
+            assert float(x.grad.view(-1)[cell]) == pytest.approx(slope, abs=1e-3)
+
+
+def save(directory, model, tokenizer):
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_a_saved_model_loads_with_the_same_weights(tiny_model, tokenizer, tmp_path):
+    model = tiny_model("qwen3")
+    loaded = load_language_model(save(tmp_path, model, tokenizer))
+    for (name, mine), other in zip(model.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(mine, other), name
+    assert not loaded.training
+    assert loaded.config._attn_implementation == "heedful"
+    assert load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def tokenizer_without_pad(**special):
+    words = Tokenizer(token_models.WordLevel({"<eos>": 0, "a": 1, "b": 2}, unk_token="a"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+@pytest.mark.parametrize("special", [{}, {"pad_token": "<eos>"}], ids=["none", "EOS"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_pad_is_never_eos(tiny_model, tmp_path, special, architecture):
+    model = tiny_model(architecture, vocab_size=3, pad_token_id=0 if special else None)
+    save(tmp_path / "foreign", model, tokenizer_without_pad(eos_token="<eos>", **special))
+
+    tokenizer = load_tokenizer(tmp_path / "foreign")
+    model = load_language_model(tmp_path / "foreign")
+    before = model.get_input_embeddings().weight[:3].detach().clone()
+    fit_vocabulary(model, tokenizer)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == (PAD_TOKEN, 3)
+    assert tokenizer.eos_token_id == 0
+    assert model.get_input_embeddings().weight.shape[0] == 4
+    assert torch.equal(model.get_input_embeddings().weight[:3], before)
+    assert (model.config.pad_token_id, model.config.eos_token_id) == (3, 0)
+
+    # EOS is a token like any other: its embedding learns
+    hidden_states(model, torch.tensor([1, 0, 2]), Packed([3])).square().sum().backward()
+    assert float(model.get_input_embeddings().weight.grad[0].abs().sum()) > 0
+
+    save(tmp_path / "ours", model, tokenizer)
+    again = load_tokenizer(tmp_path / "ours")
+    assert (again.pad_token_id, again.eos_token_id, len(again)) == (3, 0, 4)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert (reloaded.config.pad_token_id, reloaded.generation_config.pad_token_id) == (3, 3)
+    assert reloaded.get_input_embeddings().weight.shape[0] == 4
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path):
+    tokenizer_without_pad(pad_token="b").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no EOS token: set eos_token"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_different_tokenizer_is_named(tokenizer):
+    require_same_tokenizer(tokenizer, tokenizer, ("policy", "reward model"))
+    with pytest.raises(ModelError, match=r"policy and reward model have different .*100 and 3"):
+        other = tokenizer_without_pad(eos_token="<eos>")
+        require_same_tokenizer(tokenizer, other, ("policy", "reward model"))
+
+
+def test_what_is_not_a_model_says_why(tiny_model, tokenizer, tmp_path):
+    with pytest.raises(ModelError, match="not a directory"):
+        load_language_model(tmp_path / "missing")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ModelError, match=r"no config.json \(found: notes.txt\)"):
+        load_language_model(tmp_path)
+    (tmp_path / "config.json").write_text("{broken")
+    with pytest.raises(ModelError, match=r"config.json cannot be read"):
+        load_language_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(ModelError, match="causal language model"):
+        load_language_model(tmp_path)
+    shutil.rmtree(tmp_path)
+    save(tmp_path, tiny_model(), tokenizer)
+    (tmp_path / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(ModelError, match="could not be loaded"):
+        load_language_model(tmp_path)
+    save(tmp_path, tiny_model("llama", num_hidden_layers=1), tokenizer)
+    (tmp_path / "config.json").write_text(tiny_model("llama").config.to_json_string())
+    with pytest.raises(ModelError, match=r"weights lack model.layers.1.\S+, .* and \d+ more"):
+        load_language_model(tmp_path)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        load_tokenizer(tmp_path / "missing")
+
+
+def test_casting_leaves_rotary_frequencies_alone(tiny_model):
+    model = tiny_model("llama")
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    cast_weights(model, torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert before
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+def test_weights_follow_the_seed(tiny_config):
+    first, again, other = (new_language_model(tiny_config(), seed) for seed in (3, 3, 4))
+    assert torch.equal(first.lm_head.weight, again.lm_head.weight)
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma3"])
+def test_residual_dropout_is_on_in_training_and_off_otherwise(tiny_model, architecture):
+    model = tiny_model(architecture)
+    tokens, layout = torch.arange(2, 22), Packed([20])
+    before = hidden_states(model, tokens, layout)
+    set_residual_dropout(model, 0.5)
+    assert torch.equal(hidden_states(model, tokens, layout), before)
+    model.train()
+    torch.manual_seed(0)
+    first, second = (hidden_states(model, tokens, layout) for _ in range(2))
+    assert not torch.allclose(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(hidden_states(model, tokens, layout), first)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_residual_dropout_zeroes_its_share_of_every_block(tiny_model, architecture):
+    """The output of the last MLP is zero at about p of its cells, the rest is scaled up."""
+    model = tiny_model(architecture)
+    set_residual_dropout(model, 0.2)
+    layers = model.base_model.layers if architecture == "llama" else model.base_model.h
+    seen = []
+    layers[-1].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.train()
+    hidden_states(model, torch.arange(2, 62), Packed([60]))
+    model.eval()
+    hidden_states(model, torch.arange(2, 62), Packed([60]))
+    share = float((seen[0] == 0).float().mean())
+    assert 0.15 < share < 0.25
+    assert not bool((seen[1] == 0).any())
+
+
+def test_zero_dropout_silences_a_model_that_has_its_own(tiny_model):
+    model = tiny_model("gpt2", resid_pdrop=0.3, attn_pdrop=0.3, embd_pdrop=0.3)
+    set_residual_dropout(model, 0.0)
+    model.train()
+    tokens, layout = torch.arange(2, 22), Packed([20])
+    first, second = (hidden_states(model, tokens, layout) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_dtype_by_name():
+    assert pick_dtype("float32") == torch.float32
+    assert pick_dtype("bfloat16") == torch.bfloat16
+    assert pick_dtype("auto") in (torch.float32, torch.bfloat16)
+
+
+def test_parameters_are_counted_once(tiny_config):
+    tied = new_language_model(tiny_config(tie_word_embeddings=True), 0)
+    untied = new_language_model(tiny_config(tie_word_embeddings=False), 0)
+    assert num_parameters(untied) - num_parameters(tied) == 100 * 32
+
+
+def test_lineage_of_a_foreign_model_is_empty(tmp_path):
+    assert read_lineage(tmp_path) == {}
+    (tmp_path / "heedful.json").write_text('{"step": "sft"}')
+    assert read_lineage(tmp_path) == {"step": "sft"}
