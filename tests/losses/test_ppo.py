@@ -103,6 +103,16 @@ def test_padding_before_a_response_changes_nothing():
         assert not padded[:, :3].any()
 
 
+def test_a_gap_inside_a_response_is_stepped_over():
+    mask = torch.tensor([[True, False, True]])
+    whole = gae(
+        torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]]), torch.tensor([[True, True]])
+    )
+    found = gae(torch.tensor([[1.0, NAN, 2.0]]), torch.tensor([[0.5, NAN, 3.0]]), mask)
+    for gapped, plain in zip(found, whole, strict=True):
+        assert gapped[mask].tolist() == plain[0].tolist()
+
+
 def test_an_unchanged_policy_has_ratio_1_and_loses_its_advantages():
     (logprobs, advantages, _), mask = responses(seed=1)
     loss, stats = policy_loss(logprobs, logprobs, advantages, mask)
@@ -157,6 +167,7 @@ def test_policy_loss_against_a_loop(seed: int, clip: float):
 VALUE_CASES = [
     (1.1, 1.0, 2.0, 0.405, -0.9),
     (1.5, 1.0, 2.0, 0.32, 0.0),  # moved further than the clip towards the return: no gradient
+    (0.5, 1.0, 0.0, 0.32, 0.0),  # the same downwards
     (0.5, 1.0, 2.0, 1.125, -1.5),
     (3.0, 1.0, 2.0, 0.5, 1.0),  # overshot: the plain error is the larger one
 ]
