@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    if "--debug" in rest:  # wherever it stands
+        rest.remove("--debug")
+        options.debug = True
     try:
         return int(options.handler(options, rest) or 0)
     except ConfigError as error:
@@ -37,6 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, options.debug, 1)
     except KeyboardInterrupt:
         print("stopped; run again with --resume to go on", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the output has seen enough: heed ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        kind = type(error).__name__
+        print(
+            f"error: {kind}: {error}\nThis was not foreseen: run again with `heed --debug ...` to see "
+            "where it happened.",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -118,6 +134,10 @@ def _add_prompts(commands: Any) -> None:
     load.add_argument("--cap", type=int, default=200, help="prompts per user (paper: 200)")
     load.add_argument("--valid", type=float, default=0.1, help="share of users held out for validation")
     load.add_argument("--test", type=float, default=0.1, help="share of users held out for tests")
+    load.add_argument("--languages", nargs="+", metavar="CODE", help="keep these languages, such as en")
+    load.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave out rows that cannot be read"
+    )
     load.set_defaults(handler=_prompts)
     stats = actions.add_parser("stats", help="counts of prompt files by split, source and use case")
     stats.add_argument("files", nargs="+", help="prompt files, folders or globs")

@@ -18,6 +18,7 @@ are skipped, the others resume from their own training state.
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import hashlib
 import json
@@ -34,9 +35,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from heedful.commands.plan import derived_numbers
 from heedful.commands.progress import bars, read_progress
+from heedful.commands.table import TRAINING, stage_config
 from heedful.commands.worker import run_stage
-from heedful.config import read_toml
+from heedful.config import Section, dump_toml, read_toml
 from heedful.errors import ConfigError, TrainingError
 
 STAGE_FILE = "stage.json"
@@ -54,7 +57,7 @@ class Stage:
     settings: dict[str, Any]
     needs: tuple[str, ...]
     directory: Path
-    fingerprint: str = ""
+    config: Section
 
 
 @dataclass
@@ -73,7 +76,8 @@ def load_recipe(
 ) -> Recipe:
     """The stages that the recipe's goals need, in order.
 
-    Raises ConfigError on an unknown placeholder, command or key, and on a circle of needs.
+    Raises ConfigError on an unknown placeholder, variable, command or key, on a setting that is
+    impossible, and on a circle of needs.
     """
     values = read_toml(path)
     unknown = set(values) - {"goals", "jobs", "run_dir", "variables", "stage"}
@@ -83,6 +87,7 @@ def load_recipe(
             "[variables] and [stage.*]"
         )
     tables = values.get("stage", {})
+    _refuse_unused(str(path), values, variables or {})
     given = dict(values.get("variables", {})) | (variables or {})
     directory = run_dir or Path(values.get("run_dir", f"runs/{Path(path).stem}"))
     recipe = Recipe(
@@ -92,6 +97,17 @@ def load_recipe(
     for goal in recipe.goals:
         _add_stage(recipe, goal, resolver, ())
     return recipe
+
+
+def _refuse_unused(path: str, values: dict[str, Any], variables: dict[str, str]) -> None:
+    """Raises ConfigError on a given variable that the recipe does not know: it would do nothing."""
+    named = set(re.findall(r"\{(\w+)\}", json.dumps(values)))
+    known = sorted((named - {*values.get("stage", {}), "run"}) | set(values.get("variables", {})))
+    for name in variables:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean --{near[0]}?" if near else f"its variables are {', '.join(known)}"
+            raise ConfigError(f"{path} has no variable {name!r}: {hint}")
 
 
 def _add_stage(recipe: Recipe, name: str, resolver: _Resolver, above: tuple[str, ...]) -> None:
@@ -112,7 +128,8 @@ def _add_stage(recipe: Recipe, name: str, resolver: _Resolver, above: tuple[str,
         _add_stage(recipe, need, resolver, (*above, name))
     directory = recipe.run_dir / "stages" / name
     settings["run_dir"] = str(directory)
-    recipe.stages[name] = Stage(name, command, settings, tuple(sorted(needs)), directory)
+    config = stage_config(command, settings, f"{recipe.path}: [stage.{name}]")
+    recipe.stages[name] = Stage(name, command, settings, tuple(sorted(needs)), directory, config)
 
 
 class _Resolver:
@@ -300,11 +317,16 @@ def _is_done(stage: Stage, mark: str) -> bool:
 
 
 def describe(recipe: Recipe) -> str:
-    """The stages in order with their commands and needs, for --dry-run."""
+    """The stages in order with their needs, then settings and numbers of those that train."""
     lines = [f"{recipe.path} -> {recipe.run_dir} ({len(recipe.stages)} stages, {recipe.jobs} at a time)"]
     for stage in recipe.stages.values():
         needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
         lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")
+    for stage in recipe.stages.values():
+        if stage.command in TRAINING:
+            head = f"[stage.{stage.name}] heed {stage.command}"
+            lines += ["", head, "-" * len(head), dump_toml(stage.config)]
+            lines.append(derived_numbers(stage.config))
     return "\n".join(lines)
 
 

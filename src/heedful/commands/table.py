@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import Any, NamedTuple
 
-from heedful.config import make_config
+from heedful.config import Section, make_config
 from heedful.errors import ConfigError
 
 
@@ -37,13 +38,24 @@ COMMANDS = {
 }
 
 
+# Commands that train a model; a dry run shows their settings and numbers.
+TRAINING = ("pretrain", "sft", "reward", "ppo")
+
+
+def stage_config(name: str, settings: dict[str, Any], where: str) -> Section:
+    """The validated settings of a command; ``where`` (file and stage) is named in errors."""
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COMMANDS)}"
+        raise ConfigError(f"{where}: unknown command {name!r}: {hint}")
+    configs = importlib.import_module("heedful.config")
+    return make_config(getattr(configs, COMMANDS[name].config), settings, where)
+
+
 def run_command(name: str, settings: dict[str, Any], *, threads: int = 0) -> None:
     """Runs a command with plain settings, resuming where it was; ``threads`` 0 keeps the setting."""
-    if name not in COMMANDS:
-        raise ConfigError(f"unknown command {name!r}: known are {', '.join(COMMANDS)}")
+    config: Any = stage_config(name, settings, f"stage {name}")
     command = COMMANDS[name]
-    configs = importlib.import_module("heedful.config")
-    config = make_config(getattr(configs, command.config), settings, f"stage {name}")
     if threads and hasattr(config, "compute") and config.compute.threads == 0:
         compute = config.compute.model_copy(update={"threads": threads})
         config = config.model_copy(update={"compute": compute})
