@@ -1,0 +1,163 @@
+"""heed prompts: files of prompts, cleaned and split the paper's way (1.2), or counted."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from heedful.data.bad_rows import BadRows
+from heedful.data.formats import read_prompts
+from heedful.errors import DataError
+from heedful.intake.cleaning import CleaningReport, clean, detect_language
+from heedful.records import USE_CASES, Prompt, to_row
+
+BAD_ROWS_FILE = "bad_rows.jsonl"
+SPLITS = ("train", "valid", "test")
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Reads prompt files, cleans and splits them, writes ``options.out``; prints what was dropped.
+
+    Every prompt gets its language where py3langid is installed.
+    """
+    console = Console()
+    bad = BadRows(skip=options.skip_bad_rows, to=options.out.parent / BAD_ROWS_FILE)
+    given = list(read_prompts(options.files, bad=bad))
+    kept, report = clean(
+        given,
+        max_per_user=options.cap,
+        valid=options.valid,
+        test=options.test,
+        seed=options.seed,
+        languages=options.languages,
+    )
+    if not kept:
+        raise DataError(
+            f"none of {len(given):,} prompts is left ({_reasons(report)}): check the files, "
+            "raise --cap, or name more --languages"
+        )
+    told = importlib.util.find_spec("py3langid") is not None
+    if told:
+        kept = _with_languages(kept, console)
+    _write(kept, options.out)
+    console.print(_cleaning_table(report, bad.num_bad))
+    if not told:
+        console.print("languages were not told: pip install 'heedful\\[intake]'")
+    if bad.num_bad:
+        console.print(f"rows that could not be read, with reasons: {bad.to}", highlight=False)
+    console.print(f"wrote {len(kept):,} prompts to {options.out}", highlight=False)
+    return 0
+
+
+def run_stats(files: Sequence[str]) -> int:
+    """Prints counts of prompt files by split and source, use case, language, user and length."""
+    prompts = list(read_prompts(list(files)))
+    console = Console()
+    console.print(_split_table(prompts))
+    if any(prompt.use_case is not None for prompt in prompts):
+        console.print(_use_case_table(prompts))
+    console.print(_length_table(prompts))
+    console.print(_language_table(prompts))
+    return 0
+
+
+def _reasons(report: CleaningReport) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items() if count)
+
+
+def _with_languages(prompts: list[Prompt], console: Console) -> list[Prompt]:
+    """The prompts, each with the language that it names or that its text shows."""
+    shown = track(prompts, description="telling languages", console=console, transient=True)
+    return [replace(p, language=p.language or detect_language(p.text)) for p in shown]
+
+
+def _write(prompts: Sequence[Prompt], out: Path) -> None:
+    """Writes the rows beside their place and renames them into it: never half a file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for prompt in prompts:
+            file.write(json.dumps(to_row(prompt), ensure_ascii=False) + "\n")
+    os.replace(partial, out)
+
+
+def _cleaning_table(report: CleaningReport, num_bad: int) -> Table:
+    table = _new_table("What was dropped, and why", "prompts", "share")
+    total = report.num_in + num_bad
+    rows = [("read", total)]
+    if num_bad:
+        rows.append(("  rows that cannot be read", -num_bad))
+    rows += [(f"  {reason}", -count) for reason, count in report.dropped.items()]
+    rows.append(("kept", report.num_kept))
+    rows += [(f"  {split}", count) for split, count in report.num_by_split.items()]
+    for name, count in rows:
+        table.add_row(name, f"{count:,}", _share(abs(count), total))
+    return table
+
+
+def _split_table(prompts: Sequence[Prompt]) -> Table:
+    """Prompts by split and source, as in Table 6 of the paper."""
+    table = _new_table("Prompts by split and source", "labeler", "api", "all", "users")
+    for split in (*SPLITS, "all"):
+        part = [p for p in prompts if split in (p.split, "all")]
+        sources = Counter(prompt.source for prompt in part)
+        users = {prompt.user for prompt in part if prompt.user is not None}
+        counts = (sources["labeler"], sources["api"], len(part), len(users))
+        table.add_row(split, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _use_case_table(prompts: Sequence[Prompt]) -> Table:
+    """Prompts by use case beside the shares of the paper's Table 1."""
+    table = _new_table("Use cases", "prompts", "share", "paper")
+    counts = Counter(prompt.use_case for prompt in prompts)
+    named = len(prompts) - counts[None]
+    for name in [*USE_CASES, *sorted({c for c in counts if c is not None} - set(USE_CASES))]:
+        paper = f"{USE_CASES[name]} %" if name in USE_CASES else ""
+        table.add_row(name, f"{counts[name]:,}", _share(counts[name], named), paper)
+    table.add_row("not given", f"{counts[None]:,}", "", "")
+    return table
+
+
+def _length_table(prompts: Sequence[Prompt]) -> Table:
+    """Lengths by split: the columns of the paper's Table 9, in characters for want of tokens."""
+    table = _new_table(
+        "Lengths in characters", "prompts", "mean", "min", "25 %", "50 %", "75 %", "max"
+    )
+    for split in SPLITS:
+        lengths = sorted(len(p.text) for p in prompts if p.split == split)
+        if lengths:
+            at = [lengths[round(q * (len(lengths) - 1))] for q in (0, 0.25, 0.5, 0.75, 1)]
+            mean = sum(lengths) / len(lengths)
+            table.add_row(split, f"{len(lengths):,}", f"{mean:,.0f}", *(f"{n:,}" for n in at))
+    return table
+
+
+def _language_table(prompts: Sequence[Prompt]) -> Table:
+    table = _new_table("Languages", "prompts", "share")
+    for name, count in Counter(p.language or "not told" for p in prompts).most_common(12):
+        table.add_row(name, f"{count:,}", _share(count, len(prompts)))
+    return table
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else "-"
+
+
+def _new_table(title: str, *columns: str) -> Table:
+    """A table with a title, names on the left and numbers on the right."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
