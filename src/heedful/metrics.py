@@ -87,6 +87,12 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def last_values(run_dir: Path) -> dict[str, Any]:
+    """The values of the newest row of a run, without its step; empty where there is none."""
+    rows = read_metrics(run_dir)
+    return {key: value for key, value in rows[-1].items() if key != "step"} if rows else {}
+
+
 def _keep_rows_before(path: Path, resume_step: int) -> None:
     if not path.exists():
         return

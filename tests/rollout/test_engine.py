@@ -171,7 +171,7 @@ def test_samples_follow_the_models_distribution(tiny_model, n, max_rows):
             second = torch.softmax(z, 0)
             expected |= {(token, t): float(first[token] * second[t]) for t in range(5)}
         rows = rollout.rows()[2000 * p : 2000 * (p + 1)]
-        found = {outcome: 0 for outcome in expected}
+        found = dict.fromkeys(expected, 0)
         for row in rows:
             found[tuple(row)] += 1
         assert p_value(found, expected) > 0.001

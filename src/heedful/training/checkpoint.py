@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import platform
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from heedful.config import Section, dump_toml
@@ -37,7 +39,8 @@ def publish(
     """Writes a model directory that transformers loads as it stands; returns it.
 
     ``lineage`` (step, parents, data, config, metrics) goes into heedful.json; ``write_extra`` adds
-    files of the caller's. Raises CheckpointError where it cannot be written; an older directory is untouched then.
+    files of the caller's. Raises CheckpointError where it cannot be written; an older directory is
+    untouched then.
     """
     partial = directory.with_name(directory.name + ".partial")
     implementation = model.config._attn_implementation
@@ -51,10 +54,10 @@ def publish(
         write_extra(partial)
         (partial / LINEAGE_FILE).write_text(json.dumps(lineage, indent=2), encoding="utf-8")
         _replace_directory(partial, directory)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # safetensors has its own I/O error
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"{directory} could not be written ({error.strerror or error}): free some space and run "
+            f"{directory} could not be written ({error}): free some space and run "
             "again with --resume; what was there before is untouched"
         ) from error
     finally:
@@ -89,8 +92,8 @@ def save_state(run_dir: Path, step: int, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(
-            f"the training state of step {step} could not be written to {directory} ({error}): free "
-            "some space and run again with --resume; the state before it is untouched"
+            f"the training state of step {step} could not be written to {directory} ({error}): "
+            "free some space and run again with --resume; the state before it is untouched"
         ) from error
     for other in directory.glob("step-*.pt"):
         if other != path:
@@ -98,15 +101,20 @@ def save_state(run_dir: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load_state(run_dir: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The newest training state of a run, or None; CheckpointError where it is of other settings."""
+    """The newest training state of a run, or None; CheckpointError if it is of other settings."""
     states = sorted((run_dir / STATE_DIR).glob("step-*.pt"))
     if not states:
         return None
-    state = torch.load(states[-1], map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(states[-1], map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{states[-1]} cannot be read ({error}): delete it to start again"
+        ) from error
     if state.get("fingerprint") != fingerprint:
         raise CheckpointError(
-            f"{states[-1]} was made with other settings or data: run with the old settings, or give "
-            "another run_dir, or delete its state/ folder to start again"
+            f"{states[-1]} was made with other settings or data: run with the old settings, or "
+            "give another run_dir, or delete its state/ folder to start again"
         )
     return state
 
@@ -116,10 +124,16 @@ def drop_state(run_dir: Path) -> None:
     shutil.rmtree(run_dir / STATE_DIR, ignore_errors=True)
 
 
-def config_fingerprint(config: Section) -> str:
-    """A hash of the settings that change the result (where it runs and what it logs do not)."""
+def config_fingerprint(config: Section, *data_sizes: int) -> str:
+    """A hash of the size of the data and of the settings that change the result.
+
+    Where a run stands, what it logs, and how much it computes at a time do not: a run that met the
+    end of memory goes on with smaller micro-batches.
+    """
     values = config.model_dump(mode="json", exclude={"run_dir", "log"})
-    values.get("compute", {}).pop("threads", None)
+    for name in ("threads", "tokens_per_microbatch"):
+        values.get("compute", {}).pop(name, None)
+    values["data_sizes"] = data_sizes
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -156,7 +170,12 @@ def git_state() -> dict[str, Any] | None:
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True
+                ["git", *arguments],
+                cwd=here,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
             )
         except (OSError, subprocess.SubprocessError):
             return None

@@ -23,8 +23,8 @@ class Adam:
     """AdamW on fp32 master weights, flat, for a model that computes in fp32 or bf16.
 
     All trainable weights live in one buffer of the compute dtype, all gradients in another; the
-    model's parameters are views. ``collect`` adds the gradients of a backward pass to an fp32 sum,
-    so micro-batches lose nothing to bf16; ``step`` divides that sum, clips it and updates the
+    model's parameters are views. ``collect``, called after every backward pass, adds its gradients
+    to an fp32 sum, so micro-batches lose nothing to bf16; ``step`` clips that sum and updates the
     masters. Without fp32 masters, updates at PPO's learning rates would round away.
     """
 
@@ -61,20 +61,29 @@ class Adam:
             [self.master], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
-    def collect(self, scale: float = 1.0) -> None:
-        """Adds ``scale`` times the gradients of the last backward passes to the fp32 sum."""
-        self.master.grad.add_(self.grads, alpha=scale)
+    def collect(self) -> None:
+        """Moves the gradients of the last backward pass into the fp32 sum."""
+        self.master.grad.add_(self.grads)
         self.grads.zero_()
 
-    def step(self, lr: float, *, where: str) -> float:
-        """One update from the collected sum; returns its norm before clipping.
+    def grad_norm(self, batch: Any, run_dir: Path, where: str) -> float:
+        """The norm of the collected sum.
 
-        Raises TrainingError naming the tensor where the gradient is not finite; no weight has
-        changed then.
+        Raises TrainingError naming the tensor where it is not finite, with the batch saved.
         """
         norm = float(self.master.grad.norm())
         if not math.isfinite(norm):
-            raise TrainingError(f"{where}: the gradient of {self._worst()} is not finite; {_ADVICE}")
+            raise _non_finite(
+                f"the gradient of {self._worst()} is not finite", batch, run_dir, where
+            )
+        return norm
+
+    def step(self, lr: float, batch: Any, run_dir: Path, where: str) -> float:
+        """One update from the collected sum; returns its norm before clipping.
+
+        Raises TrainingError as ``grad_norm`` does; no weight has changed then.
+        """
+        norm = self.grad_norm(batch, run_dir, where)
         if norm > self.max_grad_norm:
             self.master.grad.mul_(self.max_grad_norm / norm)
         for group in self._adam.param_groups:
@@ -87,7 +96,9 @@ class Adam:
     def _worst(self) -> str:
         parts = self.master.grad.split(self.sizes)
         pairs = zip(self.names, parts, strict=True)
-        return next((name for name, part in pairs if not part.isfinite().all()), "all tensors together")
+        return next(
+            (name for name, part in pairs if not part.isfinite().all()), "all tensors together"
+        )
 
     def set_weights(self, master: Tensor) -> None:
         """Replaces all weights, masters and compute copies."""
@@ -118,17 +129,19 @@ class Adam:
         self._adam.load_state_dict(state["adam"])
 
 
-_ADVICE = (
-    "nothing was updated. Usual causes: a learning rate that is too high, or data with a broken row. "
-    "The batch is saved beside the metrics; lower the learning rate or look at the batch"
-)
-
-
 def require_finite(loss: Tensor, batch: Any, run_dir: Path, where: str) -> None:
     """Stops before the backward pass of a non-finite loss, with the batch saved."""
     if not bool(loss.isfinite()):
-        torch.save(batch, run_dir / NON_FINITE_FILE)
-        raise TrainingError(f"{where}: the loss is {float(loss)}; {_ADVICE} ({NON_FINITE_FILE})")
+        raise _non_finite(f"the loss is {float(loss)}", batch, run_dir, where)
+
+
+def _non_finite(what: str, batch: Any, run_dir: Path, where: str) -> TrainingError:
+    path = run_dir / NON_FINITE_FILE
+    torch.save(batch, path)
+    return TrainingError(
+        f"{where}: {what}; nothing was updated. Usual causes: a learning rate that is too high, or "
+        f"a broken row of data. Lower the learning rate, or look at the batch: torch.load('{path}')"
+    )
 
 
 def learning_rate(
@@ -143,15 +156,19 @@ def learning_rate(
 ) -> float:
     """The learning rate of update ``step`` (0-based) of ``total``.
 
-    Linear warm-up from ``warmup_from`` of the peak, then constant or a cosine down to
-    ``final_share`` of the peak at the last update (paper C.1, C.2, C.4).
+    Linear warm-up, then constant or a cosine down to ``final_share`` of the peak at the last update
+    (paper C.1, C.2, C.4). The first update is at ``warmup_from`` of the peak (paper C.4: 0.1), or
+    one step above it where that is 0.
     """
     if step < warmup:
-        return peak * (warmup_from + (1 - warmup_from) * (step + 1) / warmup)
+        share = step / warmup if warmup_from > 0 else (step + 1) / warmup
+        return peak * (warmup_from + (1 - warmup_from) * share)
     if schedule == "constant":
         return peak
     progress = (step - warmup) / max(1, total - 1 - warmup)
-    return peak * (final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return peak * (
+        final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    )
 
 
 def derive_seed(seed: int, purpose: str, *indices: int) -> int:

@@ -6,7 +6,7 @@ R longest response.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from heedful.losses.sft import sft_loss
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states, token_logprobs
 from heedful.models.scalar_model import scalars
-from heedful.training.loop import Adam, require_finite
+from heedful.training.loop import Adam, learning_rate, require_finite
 
 # Rows of held-out text in one validation.
 VALID_ROWS = 256
@@ -42,6 +42,10 @@ def make_sequences(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: Any = "cpu"
 ) -> Sequences:
     """The packed form of B prompts and their responses (each of at least one token)."""
+    if not all(prompts):
+        raise ValueError(
+            "an empty prompt predicts no response token: each needs at least one token"
+        )
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     layout = Packed(lengths, device)
     flat = [token for p, r in zip(prompts, responses, strict=True) for token in (*p, *r)]
@@ -97,13 +101,31 @@ def make_optimizer(model: Any, optim: Optim) -> Adam:
     )
 
 
+def lr_at(optim: Optim, step: int, num_steps: int) -> float:
+    """The learning rate of update ``step`` (0-based) of ``num_steps`` from a step's settings."""
+    return learning_rate(
+        step,
+        num_steps,
+        optim.lr,
+        schedule=optim.schedule,
+        final_share=optim.final_lr_share,
+        warmup=optim.warmup_steps,
+    )
+
+
 def accumulate_text(
-    model: Any, rows: Tensor, max_tokens: int, run_dir: Path, where: str, weight: float = 1.0
+    model: Any,
+    rows: Tensor,
+    max_tokens: int,
+    run_dir: Path,
+    where: str,
+    weight: float = 1.0,
+    collect: Callable[[], None] = lambda: None,
 ) -> float:
     """The per-token mean loss of rows (N, T); adds ``weight`` times its gradient to the model's.
 
-    Text goes through the model in micro-batches; the division by the global count makes their sum
-    the gradient of the one big batch.
+    Text goes through the model in micro-batches, with ``collect`` called after each; the division
+    by the global count makes their sum the gradient of the one big batch.
     """
     count = rows.shape[0] * (rows.shape[1] - 1)
     total = 0.0
@@ -113,6 +135,7 @@ def accumulate_text(
         loss = _text_loss_sum(model, part) / count
         require_finite(loss, part, run_dir, where)
         (weight * loss).backward()
+        collect()
         total += float(loss.detach())
     return total
 
@@ -130,7 +153,9 @@ def text_loss(model: Any, rows: TextRows, max_tokens: int, num_rows: int = VALID
     model.eval()
     sample = rows.first(num_rows)
     if len(sample) == 0:
-        raise DataError("the held-out text is shorter than one row: give more, or a smaller row_tokens")
+        raise DataError(
+            "the held-out text is shorter than one row: give more, or a smaller row_tokens"
+        )
     total = 0.0
     step = max(1, max_tokens // sample.shape[1])
     for start in range(0, len(sample), step):

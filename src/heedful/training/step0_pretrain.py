@@ -9,11 +9,11 @@ from typing import Any
 
 from heedful.config import PretrainConfig
 from heedful.data.text import TextRows
-from heedful.metrics import MetricsLog
+from heedful.metrics import MetricsLog, last_values
 from heedful.models.language_model import cast_weights, num_parameters, pick_dtype
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
-from heedful.training.loop import Timer, derive_seed, learning_rate
-from heedful.training.passes import accumulate_text, make_optimizer, text_loss
+from heedful.training.loop import Timer, derive_seed
+from heedful.training.passes import accumulate_text, lr_at, make_optimizer, text_loss
 
 
 def train(
@@ -31,7 +31,7 @@ def train(
     optim, log_config = config.optim, config.log
     tokens_per_step = optim.batch_size * rows.row_tokens
     num_steps = max(1, math.ceil(config.num_tokens / tokens_per_step))
-    fingerprint = config_fingerprint(config)
+    fingerprint = config_fingerprint(config, len(rows.tokens))
     cast_weights(model, pick_dtype(config.compute.dtype))
     optimizer = make_optimizer(model, optim)
     first_step = 0
@@ -42,23 +42,22 @@ def train(
         run_dir, resume_step=first_step, sinks=log_config.sinks, print_every=log_config.print_every
     )
     flops_per_step = 6 * num_parameters(model) * tokens_per_step
-    last: dict[str, float] = {}
+    last = last_values(run_dir)  # of a run that only has its model left to publish
     for step in range(first_step, num_steps):
         timer = Timer()
         batch = rows.draw(optim.batch_size, derive_seed(config.seed, "text", step))
         where = f"step {step + 1}"
         model.train()
-        loss = accumulate_text(model, batch, config.compute.tokens_per_microbatch, run_dir, where)
-        optimizer.collect()
-        lr = learning_rate(
-            step,
-            num_steps,
-            optim.lr,
-            schedule=optim.schedule,
-            final_share=optim.final_lr_share,
-            warmup=optim.warmup_steps,
+        loss = accumulate_text(
+            model,
+            batch,
+            config.compute.tokens_per_microbatch,
+            run_dir,
+            where,
+            collect=optimizer.collect,
         )
-        grad_norm = optimizer.step(lr, where=where)
+        lr = lr_at(optim, step, num_steps)
+        grad_norm = optimizer.step(lr, batch, run_dir, where)
         timer.lap("update")
         last = {
             "pretrain/loss": loss,
@@ -69,7 +68,9 @@ def train(
             "data/tokens": float((step + 1) * tokens_per_step),
         }
         every = log_config.valid_every
-        if valid_rows is not None and (step + 1 == num_steps or (every and (step + 1) % every == 0)):
+        if valid_rows is not None and (
+            step + 1 == num_steps or (every and (step + 1) % every == 0)
+        ):
             last["valid/text_loss"] = text_loss(
                 model, valid_rows, config.compute.tokens_per_microbatch
             )

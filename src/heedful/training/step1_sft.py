@@ -18,20 +18,25 @@ from heedful.data.examples import Example
 from heedful.data.text import TextRows
 from heedful.errors import DataError
 from heedful.losses.sft import sft_loss
-from heedful.metrics import MetricsLog
-from heedful.models.language_model import cast_weights, num_parameters, pick_dtype, set_residual_dropout
+from heedful.metrics import MetricsLog, last_values
+from heedful.models.language_model import (
+    cast_weights,
+    num_parameters,
+    pick_dtype,
+    set_residual_dropout,
+)
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
 from heedful.training.loop import (
     Adam,
     Timer,
     derive_seed,
     epoch_batches,
-    learning_rate,
     microbatches,
     require_finite,
 )
 from heedful.training.passes import (
     accumulate_text,
+    lr_at,
     make_optimizer,
     make_sequences,
     response_logprobs,
@@ -58,14 +63,15 @@ def train(
 ) -> dict[str, float]:
     """The last metrics, after training ``model`` in place; it holds the selected epoch's weights.
 
-    The loss is the mean over response tokens of the batch (prompt tokens too, where the settings say
-    so); with a pretraining mix m it is (1 - m) of that and m of the mean over the text's tokens.
+    The loss is the mean over response tokens of the batch (prompt tokens too, where the settings
+    say so); with a pretraining mix m it is (1 - m) of that and m of the mean over the text's
+    tokens.
     """
     if not examples:
         raise DataError("no demonstration of the train split was found")
     run_dir = Path(config.run_dir)
     num_steps, per_epoch = num_updates(config, len(examples))
-    fingerprint = config_fingerprint(config)
+    fingerprint = config_fingerprint(config, len(examples), sum(map(_num_tokens, examples)))
     cast_weights(model, pick_dtype(config.compute.dtype))
     set_residual_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optim)
@@ -85,15 +91,13 @@ def train(
         len(examples), config.optim.batch_size, num_steps, config.seed, first_step
     )
     every = config.log.valid_every or per_epoch
-    last: dict[str, float] = {}
+    last = last_values(run_dir)  # of a run that only has its model left to publish
     for step, indices in enumerate(batches, start=first_step):
         batch = [examples[i] for i in indices]
         last = _update(config, model, optimizer, batch, text, step, num_steps, run_dir)
         if step + 1 == num_steps or (step + 1) % every == 0:
             if valid:
-                last["valid/loss"] = valid_loss(
-                    model, valid, config.compute.tokens_per_microbatch
-                )
+                last["valid/loss"] = valid_loss(model, valid, config.compute.tokens_per_microbatch)
             if score_model is not None:
                 last["valid/score"] = score_model(model)
             best.offer(optimizer, last)
@@ -137,7 +141,7 @@ def _update(
         # the first token has no predictor; every later one is a target
         batch = [Example(e.prompt[:1], e.prompt[1:] + e.response) for e in batch]
     num_targets = sum(len(example.response) for example in batch)
-    lengths = [len(example.prompt) + len(example.response) for example in batch]
+    lengths = [_num_tokens(example) for example in batch]
     loss_total = 0.0
     for group in microbatches(lengths, config.compute.tokens_per_microbatch):
         part = [batch[i] for i in group]
@@ -147,6 +151,7 @@ def _update(
         loss = loss_sum / num_targets
         require_finite(loss, part, run_dir, where)
         ((1 - mix) * loss).backward()
+        optimizer.collect()
         loss_total += float(loss.detach())
     stats = {"sft/loss": loss_total}
     num_tokens = sum(lengths)
@@ -154,20 +159,17 @@ def _update(
         num_rows = max(1, round(len(batch) * mix / (1 - mix)))
         rows = text.draw(num_rows, derive_seed(config.seed, "text", step))
         stats["sft/text_loss"] = accumulate_text(
-            model, rows, config.compute.tokens_per_microbatch, run_dir, where, weight=mix
+            model,
+            rows,
+            config.compute.tokens_per_microbatch,
+            run_dir,
+            where,
+            weight=mix,
+            collect=optimizer.collect,
         )
         num_tokens += rows.numel()
-    optimizer.collect()
-    optim = config.optim
-    lr = learning_rate(
-        step,
-        num_steps,
-        optim.lr,
-        schedule=optim.schedule,
-        final_share=optim.final_lr_share,
-        warmup=optim.warmup_steps,
-    )
-    stats |= {"optim/lr": lr, "optim/grad_norm": optimizer.step(lr, where=where)}
+    lr = lr_at(config.optim, step, num_steps)
+    stats |= {"optim/lr": lr, "optim/grad_norm": optimizer.step(lr, batch, run_dir, where)}
     timer.lap("update")
     seconds = timer.seconds["update"]
     stats |= {
@@ -178,11 +180,15 @@ def _update(
     return stats
 
 
+def _num_tokens(example: Example) -> int:
+    return len(example.prompt) + len(example.response)
+
+
 @torch.no_grad()
 def valid_loss(model: Any, examples: Sequence[Example], max_tokens: int) -> float:
     """Mean loss in nats per response token on held-out demonstrations."""
     model.eval()
-    lengths = [len(e.prompt) + len(e.response) for e in examples]
+    lengths = [_num_tokens(example) for example in examples]
     total, count = 0.0, 0
     for group in microbatches(lengths, max_tokens):
         part = [examples[i] for i in group]

@@ -27,11 +27,10 @@ from heedful.training.loop import (
     Adam,
     Timer,
     epoch_batches,
-    learning_rate,
     microbatches,
     require_finite,
 )
-from heedful.training.passes import final_scores, make_optimizer, make_sequences
+from heedful.training.passes import final_scores, lr_at, make_optimizer, make_sequences
 
 # Under this accuracy on held-out pairs a reward model gives PPO little to follow.
 LOW_ACCURACY = 0.6
@@ -61,10 +60,13 @@ def train(
     """
     elements = _elements(prompts, config.batching)
     if not elements:
-        raise DataError("no untied pair of the train split was found: the reward model has nothing to learn")
+        raise DataError(
+            "no untied pair of the train split was found: the reward model has nothing to learn"
+        )
     run_dir = Path(config.run_dir)
     num_steps = max(1, math.ceil(config.epochs * len(elements) / _batch_size(config, elements)))
-    fingerprint = config_fingerprint(config)
+    num_tokens = sum(map(_num_tokens, elements))
+    fingerprint = config_fingerprint(config, len(elements), num_tokens, len(demonstrations))
     cast_weights(model, pick_dtype(config.compute.dtype))
     optimizer = make_optimizer(model, config.optim)
     first_step = 0
@@ -82,15 +84,18 @@ def train(
         batch = [elements[i] for i in indices]
         last = _update(config, model, optimizer, batch, step, num_steps, run_dir)
         every = config.log.valid_every
-        if step + 1 == num_steps:
-            if demonstrations:
-                last |= _center(config, model, optimizer, demonstrations)
+        if step + 1 == num_steps and demonstrations:
+            last |= _center(config, model, optimizer, demonstrations)
         if valid and (step + 1 == num_steps or (every and (step + 1) % every == 0)):
             counts = evaluate(model, valid, config.compute.tokens_per_microbatch)
             last |= {"valid/loss": counts.loss, "valid/accuracy": counts.accuracy}
         log.log(step, last, of=num_steps)
         progress(step + 1, num_steps)
-        if config.log.save_every and (step + 1) % config.log.save_every == 0 and step + 1 < num_steps:
+        if (
+            config.log.save_every
+            and (step + 1) % config.log.save_every == 0
+            and step + 1 < num_steps
+        ):
             state = {"optimizer": optimizer.state_dict(), "fingerprint": fingerprint}
             save_state(run_dir, step + 1, state)
     log.close()
@@ -100,7 +105,7 @@ def train(
 
 
 def _elements(prompts: Sequence[RankedPrompt], batching: str) -> list[RankedPrompt]:
-    """Batch elements: prompts with an untied pair, or every untied pair as an element of its own."""
+    """Batch elements: prompts with an untied pair, or every untied pair as one of its own."""
     if batching == "k_wise":
         return [prompt for prompt in prompts if len(set(prompt.ranks)) > 1]
     pairs = []
@@ -135,9 +140,7 @@ def _update(
 ) -> dict[str, float]:
     timer = Timer()
     where = f"step {step + 1}"
-    lengths = [
-        sum(len(prompt.prompt) + len(response) for response in prompt.responses) for prompt in batch
-    ]
+    lengths = [_num_tokens(prompt) for prompt in batch]
     totals = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0}
     for group in microbatches(lengths, config.compute.tokens_per_microbatch):
         part = [batch[i] for i in group]
@@ -145,20 +148,12 @@ def _update(
         loss = loss_sum / len(batch)
         require_finite(loss, part, run_dir, where)
         loss.backward()
+        optimizer.collect()
         totals["loss"] += float(loss.detach())
         totals["num_correct"] += float(stats["num_correct"])
         totals["num_pairs"] += float(stats["num_pairs"])
-    optimizer.collect()
-    optim = config.optim
-    lr = learning_rate(
-        step,
-        num_steps,
-        optim.lr,
-        schedule=optim.schedule,
-        final_share=optim.final_lr_share,
-        warmup=optim.warmup_steps,
-    )
-    grad_norm = optimizer.step(lr, where=where)
+    lr = lr_at(config.optim, step, num_steps)
+    grad_norm = optimizer.step(lr, batch, run_dir, where)
     timer.lap("update")
     seconds = timer.seconds["update"]
     return {
@@ -172,6 +167,10 @@ def _update(
         "speed/flops_per_s": 6 * num_parameters(model) * sum(lengths) / seconds,
         "time/update_s": seconds,
     }
+
+
+def _num_tokens(prompt: RankedPrompt) -> int:
+    return sum(len(prompt.prompt) + len(response) for response in prompt.responses)
 
 
 def _ranking_pass(
@@ -192,7 +191,7 @@ def evaluate(model: Any, prompts: Sequence[RankedPrompt], max_tokens: int) -> Pa
     """Log loss and accuracy on held-out rankings."""
     model.eval()
     usable = [prompt for prompt in prompts if len(set(prompt.ranks)) > 1]
-    lengths = [sum(len(p.prompt) + len(r) for r in p.responses) for p in usable]
+    lengths = [_num_tokens(prompt) for prompt in usable]
     loss = num_correct = num_pairs = 0.0
     for group in microbatches(lengths, max_tokens):
         loss_sum, stats, _ = _ranking_pass(model, [usable[i] for i in group])

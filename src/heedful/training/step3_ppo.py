@@ -22,10 +22,9 @@ from torch import Tensor
 from heedful.config import PPO, PPOConfig
 from heedful.data.examples import PromptTokens
 from heedful.data.text import TextRows
-from heedful.errors import DataError, TrainingError
+from heedful.errors import ConfigError, DataError
 from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
-from heedful.metrics import MetricsLog
-from heedful.models.language_model import num_parameters
+from heedful.metrics import MetricsLog, last_values
 from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
 from heedful.rollout.experience import Experience, make_experience
@@ -40,6 +39,7 @@ from heedful.training.loop import (
     microbatches,
     require_finite,
 )
+from heedful.training.monitoring import Watch, check_start, describe, speed, write_samples
 from heedful.training.passes import (
     Sequences,
     accumulate_text,
@@ -54,12 +54,6 @@ from heedful.training.passes import (
 Evaluator = Callable[[Any, int], dict[str, float]]
 # Observers look at what was sampled and return metrics; the policy never learns from them.
 Observer = Callable[[Sequence[PromptTokens], Experience], dict[str, float]]
-# At the start policy and reference are the same model: more KL than this per token is a mistake.
-START_KL_PER_TOKEN = 0.02
-# Warn once when the KL estimate is below this (nats per response) for WARN_ITERATIONS in a row.
-NEGATIVE_KL = -0.05
-WARN_ITERATIONS = 5
-LENGTH_CORRELATION = 0.5
 
 
 @dataclass
@@ -96,29 +90,25 @@ def train(
 ) -> dict[str, float]:
     """The last metrics; ``models.policy`` then holds the averaged (EMA) weights to be published."""
     ppo, run_dir = config.ppo, Path(config.run_dir)
-    if not prompts:
-        raise DataError("no prompt of the train split was found: step 3 needs prompts to answer")
-    if ppo.ptx_coef > 0 and text is None:
-        raise DataError("ptx_coef is above 0 but data.text is empty: PPO-ptx needs pretraining text")
-    trainer = _Trainer.build(config, models)
+    _check(config, prompts, text)
+    num_tokens = sum(len(prompt.tokens) for prompt in prompts)
+    fingerprint = config_fingerprint(config, len(prompts), num_tokens)
+    trainer = _Trainer.build(config, models, fingerprint)
     total = num_iterations(ppo)
     first = trainer.resume(run_dir)
     log = MetricsLog(
         run_dir, resume_step=first, sinks=config.log.sinks, print_every=config.log.print_every
     )
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
-    watch = _Watch()
-    last: dict[str, float] = {}
+    watch = Watch()
+    last = last_values(run_dir)  # of a run that only has its model left to publish
     for iteration, indices in enumerate(batches, start=first):
         timer = Timer()
         batch = [prompts[i] for i in indices]
         rollout = generate(
             models.policy,
             [prompt.tokens for prompt in batch],
-            max_new_tokens=config.sampling.max_new_tokens,
-            temperature=config.sampling.temperature,
-            top_p=config.sampling.top_p,
-            max_rows=config.sampling.max_rows,
+            **config.sampling.model_dump(),
             eos=eos,
             pad=pad,
             generator=make_generator(config.seed, "rollout", iteration),
@@ -127,23 +117,26 @@ def train(
         experience = collect(config, models, batch, rollout, trainer.kl_coef)
         timer.lap("experience")
         if iteration == 0:
-            _check_start(experience)
+            check_start(experience)
         stats = _optimize(config, models, trainer, experience, text, iteration, run_dir)
         timer.lap("optimize")
         trainer.average(ppo.ema_decay, iteration)
         trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
-        last = _describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
+        last = describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
         for observer in observers:
             last |= observer(batch, experience)
-        if config.eval_every and ((iteration + 1) % config.eval_every == 0 or iteration + 1 == total):
+        if config.eval_every and (
+            (iteration + 1) % config.eval_every == 0 or iteration + 1 == total
+        ):
             for evaluator in evaluators:
                 last |= evaluator(models.policy, iteration)
             timer.lap("evaluate")
-        last |= _speed(models, experience, timer) | timer.metrics()
+        last |= speed(models.policy, models.reward_model, experience, timer.seconds)
+        last |= timer.metrics()
         log.log(iteration, last, of=total)
         watch.look(last, iteration)
         if config.log_samples_every and iteration % config.log_samples_every == 0:
-            _write_samples(run_dir, iteration, batch, experience, decode)
+            write_samples(run_dir, iteration, batch, experience, decode)
         progress(iteration + 1, total)
         if config.log.save_every and (iteration + 1) % config.log.save_every == 0:
             save_state(run_dir, iteration + 1, trainer.state_dict())
@@ -153,9 +146,27 @@ def train(
     return last
 
 
+def _check(config: PPOConfig, prompts: Sequence[PromptTokens], text: TextRows | None) -> None:
+    if not prompts:
+        raise DataError("no prompt of the train split was found: step 3 needs prompts to answer")
+    if config.ppo.ptx_coef > 0 and text is None:
+        raise DataError(
+            "ptx_coef is above 0 but data.text is empty: PPO-ptx needs pretraining text"
+        )
+    if config.sampling.temperature == 0:
+        raise ConfigError(
+            "sampling.temperature is 0: step 3 learns from differences between samples, and greedy "
+            "responses have none; the paper samples at 1"
+        )
+
+
 @torch.no_grad()
 def collect(
-    config: PPOConfig, models: Models, batch: Sequence[PromptTokens], rollout: Rollout, kl_coef: float
+    config: PPOConfig,
+    models: Models,
+    batch: Sequence[PromptTokens],
+    rollout: Rollout,
+    kl_coef: float,
 ) -> Experience:
     """The experience of one rollout: one packed pass each of reference, reward and value."""
     temperature = config.sampling.temperature
@@ -230,7 +241,7 @@ def _optimize(
         order = torch.randperm(len(experience.scores), generator=generator)
         for minibatch in order.split(ppo.minibatch_size):
             where = f"iteration {iteration + 1}, update {num_updates + 1}"
-            stats = _accumulate(config, models, experience, minibatch, run_dir, where)
+            stats = _accumulate(config, models, trainer, experience, minibatch, run_dir, where)
             if ppo.ptx_coef > 0 and text is not None:
                 rows = text.draw(
                     max(1, round(len(minibatch) * ppo.ptx_rows_per_episode)),
@@ -243,14 +254,16 @@ def _optimize(
                     run_dir,
                     where,
                     weight=ppo.ptx_coef,
+                    collect=trainer.policy.collect,
                 )
             if num_updates == 0:
                 stats["ppo/first_ratio"] = stats["ppo/ratio"]
-            trainer.policy.collect()
-            trainer.value.collect()
-            stats["optim/grad_norm"] = trainer.policy.step(lr, where=f"{where}, policy")
+            batch = _rows_of(experience, minibatch.tolist())
+            # both gradients are looked at before either network changes
+            trainer.value.grad_norm(batch, run_dir, f"{where}, value function")
+            stats["optim/grad_norm"] = trainer.policy.step(lr, batch, run_dir, f"{where}, policy")
             stats["optim/value_grad_norm"] = trainer.value.step(
-                ppo.value_lr, where=f"{where}, value function"
+                ppo.value_lr, batch, run_dir, f"{where}, value function"
             )
             num_updates += 1
             for key, value in stats.items():
@@ -263,6 +276,7 @@ def _optimize(
 def _accumulate(
     config: PPOConfig,
     models: Models,
+    trainer: _Trainer,
     experience: Experience,
     minibatch: Tensor,
     run_dir: Path,
@@ -289,8 +303,10 @@ def _accumulate(
             mask,
             ppo.clip,
         )
-        require_finite(loss_sum, chosen, run_dir, f"{where}, policy")
+        saved = _rows_of(experience, chosen)
+        require_finite(loss_sum, saved, run_dir, f"{where}, policy")
         (loss_sum / num_tokens).backward()
+        trainer.policy.collect()
         values = response_values(models.value_function, batch)
         value_sum, value_stats = value_loss(
             to_rows(values, batch, columns),
@@ -299,8 +315,9 @@ def _accumulate(
             mask,
             ppo.clip,
         )
-        require_finite(value_sum, chosen, run_dir, f"{where}, value function")
+        require_finite(value_sum, saved, run_dir, f"{where}, value function")
         (ppo.vf_coef * value_sum / num_tokens).backward()
+        trainer.value.collect()
         parts = {
             "ppo/policy_loss": loss_sum.detach(),
             "ppo/value_loss": value_sum.detach(),
@@ -314,6 +331,14 @@ def _accumulate(
     return {key: value / num_tokens for key, value in sums.items()}
 
 
+def _rows_of(experience: Experience, rows: list[int]) -> dict[str, Any]:
+    """The chosen episodes by field name: what is saved when a minibatch is not finite."""
+    return {
+        name: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]
+        for name, values in experience._asdict().items()
+    }
+
+
 @dataclass
 class _Trainer:
     """What changes over the run and is saved: both optimizers, the average, the KL coefficient."""
@@ -325,13 +350,12 @@ class _Trainer:
     fingerprint: str
 
     @classmethod
-    def build(cls, config: PPOConfig, models: Models) -> _Trainer:
+    def build(cls, config: PPOConfig, models: Models, fingerprint: str) -> _Trainer:
         optimizers = [
             Adam(model, eps=config.optim_eps, max_grad_norm=config.max_grad_norm)
             for model in (models.policy, models.value_function)
         ]
         ema = optimizers[0].master.data.clone()
-        fingerprint = config_fingerprint(config)
         return cls(optimizers[0], optimizers[1], ema, config.ppo.kl_coef, fingerprint)
 
     def average(self, decay: float, iteration: int) -> None:
@@ -372,109 +396,3 @@ def _next_kl_coef(ppo: PPO, kl_coef: float, kl: float) -> float:
     if ppo.kl_target == 0:
         return kl_coef
     return adaptive_kl(kl_coef, kl, ppo.kl_target, ppo.kl_horizon, ppo.batch_size)
-
-
-def _check_start(experience: Experience) -> None:
-    """Policy and reference are the same model before the first update: KL 0 within rounding."""
-    mask = experience.response_mask
-    difference = ((experience.logprobs - experience.ref_logprobs).abs() * mask).sum() / mask.sum()
-    if float(difference) > START_KL_PER_TOKEN:
-        raise TrainingError(
-            f"before the first update policy and reference differ by {float(difference):.3f} nats per "
-            "token: they must be the same model (is dropout on, or did another tokenizer or template "
-            "make the prompts?)"
-        )
-
-
-def _describe(experience: Experience) -> dict[str, float]:
-    """Means over the iteration's episodes."""
-    mask = experience.response_mask
-    lengths = mask.sum(1).float()
-    tokens = mask.sum()
-    returns, errors = experience.returns[mask], (experience.returns - experience.values)[mask]
-    variance = float(returns.var(unbiased=False))
-    explained = 1.0 - float(errors.var(unbiased=False)) / variance if variance > 0 else math.nan
-    return {
-        "ppo/score": float(experience.scores.mean()),
-        "ppo/reward": float(experience.rewards.sum(1).mean()),
-        "ppo/kl": float(experience.kl.mean()),
-        "ppo/entropy": -float((experience.logprobs * mask).sum() / tokens),
-        "ppo/value_explained": explained,
-        "ppo/length": float(lengths.mean()),
-        "ppo/finished": float(experience.finished.float().mean()),
-        "ppo/score_length_correlation": _correlation(experience.scores, lengths),
-    }
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    if len(a) < 2 or float(a.std()) == 0 or float(b.std()) == 0:
-        return 0.0
-    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
-
-
-def _speed(models: Models, experience: Experience, timer: Timer) -> dict[str, float]:
-    """Tokens and FLOPs per second of an iteration (2ND forward, 6ND forward and backward)."""
-    num_response = float(experience.response_mask.sum())
-    num_tokens = num_response + sum(len(prompt) for prompt in experience.prompts)
-    policy = num_parameters(models.policy)
-    scalar = num_parameters(models.reward_model)
-    flops = num_tokens * (2 * policy + 4 * policy + 4 * scalar + 6 * (policy + scalar))
-    seconds = sum(timer.seconds.values())
-    return {
-        "speed/rollout_tokens_per_s": num_response / timer.seconds["rollout"],
-        "speed/episodes_per_s": len(experience.scores) / seconds,
-        "speed/flops_per_s": flops / seconds,
-    }
-
-
-def _write_samples(
-    run_dir: Path,
-    iteration: int,
-    batch: Sequence[PromptTokens],
-    experience: Experience,
-    decode: Callable[[list[int]], str],
-) -> None:
-    """Appends three episodes with score and KL to samples.jsonl."""
-    import json
-
-    with (run_dir / "samples.jsonl").open("a", encoding="utf-8") as file:
-        for i in range(min(3, len(batch))):
-            row = {
-                "iteration": iteration,
-                "prompt": batch[i].text,
-                "response": decode(experience.responses[i]),
-                "score": round(float(experience.scores[i]), 4),
-                "kl": round(float(experience.kl[i]), 4),
-            }
-            file.write(json.dumps(row) + "\n")
-
-
-class _Watch:
-    """Warns once about each sign that a run goes wrong, and says what it means."""
-
-    def __init__(self) -> None:
-        self.negative = 0
-        self.said: set[str] = set()
-
-    def look(self, metrics: dict[str, float], iteration: int) -> None:
-        self.negative = self.negative + 1 if metrics["ppo/kl"] < NEGATIVE_KL else 0
-        if self.negative >= WARN_ITERATIONS:
-            self._say(
-                "kl",
-                f"the KL estimate has been negative for {self.negative} iterations: sampled tokens are "
-                "less likely under the policy than under the reference. Usual causes: a temperature "
-                "or top_p that the log-probabilities do not include, or padding taken for text",
-            )
-        if metrics["ppo/score_length_correlation"] > LENGTH_CORRELATION:
-            self._say(
-                "length",
-                "the score correlates with the response length by more than "
-                f"{LENGTH_CORRELATION}: the reward model may pay for length",
-            )
-
-    def _say(self, key: str, text: str) -> None:
-        import sys
-
-        if key not in self.said:
-            self.said.add(key)
-            print(f"warning: {text}", file=sys.stderr, flush=True)
