@@ -17,6 +17,7 @@ from heedful.config import Shape
 OPTIMIZER_BYTES = 16
 # The training state on disk: master and moments.
 STATE_BYTES = 12
+AVERAGE_BYTES = 4
 BYTES_OF = {"float32": (4, 4), "bfloat16": (2, 2), "auto": (2, 4)}
 
 
@@ -24,39 +25,29 @@ class Part(NamedTuple):
     """One network of a step; ``average`` adds the moving average of its weights."""
 
     name: str
-    path: str | None
+    path: str
     is_trained: bool
     average: bool = False
-    parameters: int | None = None
 
 
-class Footprint(NamedTuple):
-    """Parameters of a network and its bytes: least and most where the dtype is open."""
+class Bytes(NamedTuple):
+    """Bytes that a network takes: least and most, where the setting leaves the dtype open."""
 
-    parameters: int
     least: int
     most: int
 
 
-def footprint(part: Part, dtype: str, lora_rank: int = 0) -> Footprint | None:
-    """The memory that a network's weights and optimizer take, or None where its size is unknown.
+def weigh(part: Part, parameters: int, dtype: str, lora_rank: int = 0) -> Bytes:
+    """The memory that a network's weights and optimizer take.
 
     A trained weight has itself and its gradient in the compute dtype, and 16 bytes of fp32; the
     moving average has 4. With LoRA the weights alone: adapters are small.
     """
-    count = part.parameters
-    if count is None and part.path is not None:
-        count = num_parameters(part.path)
-    if count is None:
-        return None
-    least, most = (_bytes_per_parameter(part, width, lora_rank) for width in BYTES_OF[dtype])
-    return Footprint(count, count * least, count * most)
-
-
-def _bytes_per_parameter(part: Part, width: int, lora_rank: int) -> int:
-    if not part.is_trained or lora_rank:
-        return width
-    return 2 * width + OPTIMIZER_BYTES + (4 if part.average else 0)
+    least, most = BYTES_OF[dtype]
+    if part.is_trained and not lora_rank:
+        fixed = OPTIMIZER_BYTES + (AVERAGE_BYTES if part.average else 0)
+        least, most = 2 * least + fixed, 2 * most + fixed
+    return Bytes(parameters * least, parameters * most)
 
 
 def num_parameters(path: str) -> int | None:

@@ -7,18 +7,20 @@ paper's run had (sections 3 to 5 and Table 6). Data is counted where it is there
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from heedful.commands.datasets import select_prompts
 from heedful.commands.footprint import (
+    AVERAGE_BYTES,
     STATE_BYTES,
     Part,
     cache_bytes,
-    footprint,
     llama_parameters,
+    num_parameters,
     vocabulary_size,
+    weigh,
 )
 from heedful.config import (
     PPOConfig,
@@ -39,6 +41,7 @@ UNKNOWN = "unknown until the data is read"
 MAX_COUNTED_BYTES = 32 * 2**20
 # K completions of a prompt at most in the paper (section 3.5), where the data does not say.
 PAPER_MAX_COMPLETIONS = 9
+MEMORY_NOTE = "weights, gradients, masters, Adam; activations come on top"
 
 
 class Row(NamedTuple):
@@ -57,15 +60,16 @@ class _Rankings(NamedTuple):
     most: int  # completions of the longest ranking
 
 
-def derived_numbers(config: Section) -> str:
+def derived_numbers(config: Section, like: Mapping[str, str] | None = None) -> str:
     """The table of every number that follows from the settings; data is read only where small.
 
+    ``like`` maps the directory of a model that is still to be made to one of its size.
     Raises DataError where the data is there and cannot be read.
     """
     derive = _STEPS.get(type(config).__name__)
     if derive is None:
         return "no batch numbers follow from these settings"
-    rows = derive(config)
+    rows = derive(config) + _memory_rows(config, like or {})
     names, values = (max(len(row[i]) for row in rows) for i in (0, 1))
     return "\n".join(
         f"{row.name:<{names}}  {row.value:>{values}}  {row.note}".rstrip() for row in rows
@@ -99,7 +103,7 @@ def _sft_rows(config: SFTConfig) -> list[Row]:
         rows.append(Row("pretraining rows per update", _number(rows_of_text), note))
     most = optim.batch_size * sequence + rows_of_text * config.row_tokens
     rows += _pass_rows(most, config.compute.tokens_per_microbatch)
-    return rows + _memory_rows([Part("policy", config.base, True)], config)
+    return rows
 
 
 def text_rows_per_update(config: SFTConfig) -> int:
@@ -136,7 +140,7 @@ def _reward_rows(config: RewardConfig) -> list[Row]:
     sequence = data.max_prompt_tokens + data.max_response_tokens
     tokens = optim.batch_size * most * sequence
     rows += _pass_rows(tokens, config.compute.tokens_per_microbatch)
-    return rows + _memory_rows([Part("reward model", config.base, True)], config)
+    return rows
 
 
 def _reward_updates(config: RewardConfig, found: _Rankings) -> list[Row]:
@@ -193,16 +197,7 @@ def _ppo_rows(config: PPOConfig) -> list[Row]:
         ),
     ]
     rows += _pass_rows(ppo.minibatch_size * sequence, config.compute.tokens_per_microbatch)
-    parts = [
-        Part("policy", config.policy, True, average=True),
-        Part("value function", config.reward_model, True),
-        Part("reward model", config.reward_model, False),
-    ]
-    if config.lora.rank == 0:  # else the reference is the policy with its adapters off
-        parts.insert(1, Part("reference", config.policy, False))
-    held = min(config.sampling.max_rows, ppo.batch_size)
-    rows += _memory_rows(parts, config)
-    return rows + _cache_rows(config.policy, held, sequence, config.compute.dtype)
+    return rows
 
 
 def _ptx_rows(config: PPOConfig, iterations: int) -> list[Row]:
@@ -238,7 +233,9 @@ def _pretrain_rows(config: PretrainConfig) -> list[Row]:
         Row("parameters", _number(parameters), f"{vocabulary:,} tokens in the vocabulary"),
         Row("training compute", f"{flops:.2e} FLOP", "6 x parameters x tokens"),
     ]
-    return rows + _memory_rows([Part("model", None, True, parameters=parameters)], config)
+    model = Part("model", config.tokenizer, True)
+    found = weigh(model, parameters, config.compute.dtype)
+    return [*rows, Row("memory", _span(found.least, found.most), MEMORY_NOTE)]
 
 
 def _sample_rows(config: SampleConfig) -> list[Row]:
@@ -274,38 +271,64 @@ def _pass_rows(tokens: int, per_pass: int) -> list[Row]:
     ]
 
 
-def _cache_rows(path: str, held: int, tokens: int, dtype: str) -> list[Row]:
-    found = cache_bytes(path, held, tokens, dtype)
-    if found is None:
+# Memory
+
+
+def _parts(config: Section) -> list[Part]:
+    """The networks that a step holds."""
+    if isinstance(config, SFTConfig):
+        return [Part("policy", config.base, True)]
+    if isinstance(config, RewardConfig):
+        return [Part("reward model", config.base, True)]
+    if not isinstance(config, PPOConfig):
         return []
-    return [
-        Row("cache of the rollout, at most", _size(found), f"{held:,} rows of {tokens:,} tokens")
+    parts = [
+        Part("policy", config.policy, True, average=True),
+        Part("reference", config.policy, False),
+        Part("value function", config.reward_model, True),
+        Part("reward model", config.reward_model, False),
     ]
+    if config.lora.rank:  # the reference is the policy with its adapters off
+        del parts[1]
+    return parts
 
 
-def _memory_rows(parts: Sequence[Part], config: Any) -> list[Row]:
-    """Parameters and memory of every network, their sum, and the size of the training state."""
-    lora, dtype = config.lora.rank if hasattr(config, "lora") else 0, config.compute.dtype
+def _memory_rows(config: Any, like: Mapping[str, str]) -> list[Row]:
+    """Parameters and memory of every network, their sum, the training state, and the cache."""
+    parts = _parts(config)
+    if not parts:
+        return []
+    lora, dtype = config.lora.rank, config.compute.dtype
     rows, least, most, state = [], 0, 0, 0
     for part in parts:
-        found = footprint(part, dtype, lora)
-        if found is None:
-            rows.append(
-                Row(f"{part.name}: memory", "unknown until the model is there", part.path or "")
-            )
+        path = like.get(part.path, part.path)
+        count = num_parameters(path)
+        if count is None:
+            rows.append(Row(f"{part.name}: memory", "unknown until the model is there", path))
             continue
+        found = weigh(part, count, dtype, lora)
         least, most = least + found.least, most + found.most
         if part.is_trained and not lora:
-            state += found.parameters * (STATE_BYTES + (4 if part.average else 0))
-        note = f"{found.parameters:,} parameters" + ("" if part.is_trained else ", not trained")
+            state += count * (STATE_BYTES + (AVERAGE_BYTES if part.average else 0))
+        note = f"{count:,} parameters" + ("" if part.is_trained else ", not trained")
         rows.append(Row(f"{part.name}: memory", _span(found.least, found.most), note))
-    if most and len(parts) > 1:
-        rows.append(
-            Row("memory of all that is known", _span(least, most), "activations come on top")
-        )
+    if most:
+        rows.append(Row("memory of all that is known", _span(least, most), MEMORY_NOTE))
     if state:
         rows.append(Row("training state on disk", _size(state), "twice that while it is written"))
+    if isinstance(config, PPOConfig):
+        rows += _cache_rows(config, like.get(config.policy, config.policy))
     return rows
+
+
+def _cache_rows(config: PPOConfig, path: str) -> list[Row]:
+    held = min(config.sampling.max_rows, config.ppo.batch_size)
+    tokens = config.data.max_prompt_tokens + config.sampling.max_new_tokens
+    found = cache_bytes(path, held, tokens, config.compute.dtype)
+    if found is None:
+        return []
+    note = f"{held:,} rows of {tokens:,} tokens"
+    return [Row("cache of the rollout, at most", _size(found), note)]
 
 
 def _span(least: int, most: int) -> str:

@@ -322,11 +322,15 @@ def describe(recipe: Recipe) -> str:
     for stage in recipe.stages.values():
         needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
         lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")
+    like: dict[str, str] = {}  # a model still to be made has the size of the one it starts from
     for stage in recipe.stages.values():
+        base = getattr(stage.config, "base", getattr(stage.config, "policy", None))
+        if base is not None:
+            like[str(stage.directory / "model")] = like.get(base, base)
         if stage.command in TRAINING:
             head = f"[stage.{stage.name}] heed {stage.command}"
             lines += ["", head, "-" * len(head), dump_toml(stage.config)]
-            lines.append(derived_numbers(stage.config))
+            lines.append(derived_numbers(stage.config, like))
     return "\n".join(lines)
 
 
