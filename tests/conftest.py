@@ -130,3 +130,31 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=words_of, eos_token="<eos>", bos_token="<eos>", pad_token="<pad>"
     )
+
+
+@pytest.fixture(scope="session")
+def results_of() -> Callable[..., list[dict[str, Any]]]:
+    """Reads the metrics of a run directory without times and speeds, which no two runs share."""
+    from heedful.metrics import read_metrics
+
+    def read(run_dir: Any) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in row.items() if not key.startswith(("time/", "speed/"))}
+            for row in read_metrics(run_dir)
+        ]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def interrupt_at() -> Callable[[int], Callable[[int, int], None]]:
+    """Makes a progress callback that ends the run after so many updates, as Ctrl-C does."""
+
+    def make(last: int) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            if done == last:
+                raise KeyboardInterrupt
+
+        return progress
+
+    return make

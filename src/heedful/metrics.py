@@ -11,9 +11,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from heedful.errors import DataError, MissingExtraError
 
@@ -41,17 +41,17 @@ class MetricsLog:
         self.quiet = quiet
         run_dir.mkdir(parents=True, exist_ok=True)
         _keep_rows_before(self.path, resume_step)
-        self._file = self.path.open("a", encoding="utf-8")
         self._sinks = [_open_sink(name, run_dir) for name in sinks]
         self._start_s = time.monotonic()
+        self._first_step = resume_step
 
     def log(self, step: int, values: Mapping[str, float], *, of: int | None = None) -> None:
         """Writes one row; prints it every ``print_every`` steps and at the last of ``of`` steps."""
         row = {"step": step} | {key: _plain(value) for key, value in values.items()}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
         for sink in self._sinks:
-            sink(step, values)
+            sink.write(step, values)
         if not self.quiet and (step % self.print_every == 0 or (of is not None and step + 1 == of)):
             print(self._line(step, values, of), file=sys.stderr, flush=True)
 
@@ -60,12 +60,15 @@ class MetricsLog:
         shown = " · ".join(f"{key} {_short(value)}" for key, value in values.items())
         left = ""
         elapsed_s = time.monotonic() - self._start_s
-        if of and step + 1 < of and step > 0:
-            left = f" · {_duration(elapsed_s / (step + 1) * (of - step - 1))} left"
+        done = step + 1 - self._first_step
+        if of and step + 1 < of and done > 1:
+            left = f" · {_duration(elapsed_s / done * (of - step - 1))} left"
         return f"{head} · {shown}{left}"
 
     def close(self) -> None:
-        self._file.close()
+        """Ends the sinks, which may hold back their last rows until then."""
+        for sink in self._sinks:
+            sink.close()
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -95,6 +98,7 @@ def last_values(run_dir: Path) -> dict[str, Any]:
 
 def _keep_rows_before(path: Path, resume_step: int) -> None:
     if not path.exists():
+        path.touch()
         return
     kept = [row for row in read_metrics(path.parent) if row["step"] < resume_step]
     partial = path.with_suffix(".partial")
@@ -119,7 +123,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def _open_sink(name: str, run_dir: Path) -> Any:
+class _Sink(NamedTuple):
+    write: Callable[[int, Mapping[str, float]], None]
+    close: Callable[[], None]
+
+
+def _open_sink(name: str, run_dir: Path) -> _Sink:
     if name == "tensorboard":
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -133,7 +142,7 @@ def _open_sink(name: str, run_dir: Path) -> Any:
             for key, value in values.items():
                 writer.add_scalar(key, float(value), step)
 
-        return write
+        return _Sink(write, writer.close)
     if name == "wandb":
         try:
             import wandb
@@ -142,7 +151,7 @@ def _open_sink(name: str, run_dir: Path) -> Any:
                 "Weights & Biases is not installed: pip install 'heedful[wandb]'"
             ) from error
         run = wandb.init(dir=str(run_dir), name=run_dir.name)
-        return lambda step, values: run.log(dict(values), step=step)
+        return _Sink(lambda step, values: run.log(dict(values), step=step), run.finish)
     raise DataError(f"unknown metrics sink {name!r}: use 'tensorboard' or 'wandb'")
 
 

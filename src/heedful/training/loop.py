@@ -132,7 +132,7 @@ class Adam:
 def require_finite(loss: Tensor, batch: Any, run_dir: Path, where: str) -> None:
     """Stops before the backward pass of a non-finite loss, with the batch saved."""
     if not bool(loss.isfinite()):
-        raise _non_finite(f"the loss is {float(loss)}", batch, run_dir, where)
+        raise _non_finite(f"the loss is {float(loss.detach())}", batch, run_dir, where)
 
 
 def _non_finite(what: str, batch: Any, run_dir: Path, where: str) -> TrainingError:
