@@ -326,6 +326,7 @@ class SampleConfig(Section):
     seed: int = 0
     """Seed of the samples."""
     models: tuple[SampledModel, ...]
+    """The models, one section each."""
     prompts: tuple[str, ...]
     """Prompt files."""
     split: Literal["train", "valid", "test"] | None = None
@@ -377,6 +378,7 @@ class MeasureConfig(Section):
     run_dir: str
     """Directory to write; measures.json in it."""
     models: tuple[SampledModel, ...]
+    """The models, one section each."""
     text: tuple[str, ...]
     """Held-out text."""
     num_documents: Positive = 400

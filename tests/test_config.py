@@ -1,0 +1,206 @@
+"""Settings: errors that name the key, overrides, and TOML that reads back as it was written."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from heedful import config as configs
+from heedful.config import (
+    PPOConfig,
+    PretrainConfig,
+    Section,
+    SFTConfig,
+    dump_toml,
+    load_config,
+    make_config,
+)
+from heedful.errors import ConfigError
+
+COMMANDS = [
+    thing
+    for thing in vars(configs).values()
+    if isinstance(thing, type) and issubclass(thing, Section) and "run_dir" in thing.model_fields
+]
+SFT = """
+run_dir = "runs/sft"
+base = "base/model"
+[data]
+demonstrations = ["a.jsonl"]
+[optim]
+lr = 1e-4
+batch_size = 32
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "sft.toml"
+    path.write_text(SFT)
+    return path
+
+
+def example(cls: type[Section]) -> dict[str, Any]:
+    """Values for the required keys of a command, by their types."""
+    values: dict[str, Any] = {}
+    for name, field in cls.model_fields.items():
+        if not field.is_required():
+            continue
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            values[name] = example(kind)
+        elif kind in (int, float):
+            values[name] = 1
+        elif kind is str:
+            values[name] = "name"
+        elif getattr(kind, "__origin__", None) is dict:
+            values[name] = {"sft": "runs/sft"}
+        else:
+            (item, *_) = kind.__args__
+            values[name] = [item and (example(item) if issubclass(item, Section) else "name")]
+    return values
+
+
+def test_a_file_gives_its_values_and_the_defaults(file):
+    config = load_config(SFTConfig, file)
+    assert config.base == "base/model"
+    assert config.data.demonstrations == ("a.jsonl",)
+    assert (config.optim.lr, config.optim.batch_size) == (1e-4, 32)
+    # what the paper says (C.1), where the file is silent
+    assert (config.epochs, config.dropout, config.optim.final_lr_share) == (16, 0.2, 0.1)
+    assert config.optim.betas == (0.9, 0.95)
+
+
+def test_the_defaults_of_step_3_are_the_papers():
+    ppo = configs.PPO()
+    assert (ppo.episodes, ppo.batch_size, ppo.minibatch_size, ppo.epochs) == (256_000, 512, 64, 1)
+    assert (ppo.kl_coef, ppo.clip, ppo.discount, ppo.ema_decay) == (0.02, 0.2, 1.0, 0.992)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("epochs=2", ("epochs", 2)),
+        ("optim.lr=3e-5", ("optim.lr", 3e-5)),
+        ("loss_on_prompt=true", ("loss_on_prompt", True)),
+        ('base="other"', ("base", "other")),
+        ("base=other/model", ("base", "other/model")),
+        ('data.text=["a", "b"]', ("data.text", ("a", "b"))),
+        ("log.save_every=0", ("log.save_every", 0)),
+        ("run_dir=runs/a=b", ("run_dir", "runs/a=b")),
+    ],
+)
+def test_an_override_wins(file, override, expected):
+    config: Any = load_config(SFTConfig, file, [override])
+    for part in expected[0].split("."):
+        config = getattr(config, part)
+    assert config == expected[1]
+
+
+def test_overrides_alone_are_enough():
+    values = ["run_dir=r", "base=b", "optim.lr=1e-4", "optim.batch_size=8", "data={}"]
+    assert load_config(SFTConfig, None, values).optim.batch_size == 8
+    with pytest.raises(ConfigError, match="the command line: missing key 'base'"):
+        load_config(SFTConfig, None, [values[0], *values[2:]])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epoch=3", r"sft\.toml: unknown key 'epoch': did you mean 'epochs'\?"),
+        ("optim.learning_rte=1", r"unknown key 'optim\.learning_rte'"),
+        ("optim.batchsize=1", r"unknown key 'optim\.batchsize': did you mean 'batch_size'\?"),
+        ("zzz=1", r"unknown key 'zzz': known keys: base, compute, data"),
+        ("epochs=many", r"epochs = 'many': .*valid number"),
+        ("epochs=0", r"epochs = 0: .*greater than 0"),
+        ("dropout=1.5", r"dropout = 1\.5: .*less than or equal to 1"),
+        ("optim.schedule=linear", r"optim\.schedule = 'linear': .*'cosine' or 'constant'"),
+        ("epochs", r"override 'epochs' is not of the form section\.key=value"),
+        ("=3", r"override '=3' is not of the form"),
+        ("base.name=3", r"override 'base\.name=3': base is a value, not a section"),
+    ],
+)
+def test_a_mistake_names_the_key_and_the_mend(file, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(SFTConfig, file, [override])
+
+
+def test_an_unknown_key_in_a_list_of_sections_is_named():
+    values = example(configs.SampleConfig)
+    values["models"] = [{"name": "a", "path": "b", "pth": "c"}]
+    with pytest.raises(ConfigError, match=r"'models\.0\.pth': did you mean 'path'\?"):
+        make_config(configs.SampleConfig, values, "here")
+
+
+def test_all_mistakes_are_said_at_once(file):
+    with pytest.raises(ConfigError, match=r"dropout = 2: .*; unknown key 'epoch'"):
+        load_config(SFTConfig, file, ["epoch=3", "dropout=2"])
+
+
+def test_a_missing_key_is_named(tmp_path):
+    (tmp_path / "a.toml").write_text('run_dir = "r"\nbase = "b"\n[data]\n[optim]\nlr = 1e-4\n')
+    with pytest.raises(ConfigError, match=r"a\.toml: missing key 'optim\.batch_size'"):
+        load_config(SFTConfig, tmp_path / "a.toml")
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml does not exist: give the path"):
+        load_config(SFTConfig, tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("run_dir = \n")
+    with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML: .*line 1"):
+        load_config(SFTConfig, tmp_path / "broken.toml")
+
+
+def test_settings_cannot_be_changed_afterwards(file):
+    config = load_config(SFTConfig, file)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.epochs = 2
+
+
+@pytest.mark.parametrize("cls", COMMANDS, ids=lambda cls: cls.__name__)
+def test_every_command_is_written_and_read_back(cls, tmp_path):
+    config = make_config(cls, example(cls), "here")
+    path = tmp_path / "config.toml"
+    path.write_text(dump_toml(config))
+    assert load_config(cls, path) == config
+    assert tomllib.loads(path.read_text())
+
+
+def test_every_value_is_read_back():
+    changes = {"seed": 7, "gold": "world", "ppo": {"missing_eos_score": "none", "kl_target": 6.0}}
+    config = make_config(PPOConfig, example(PPOConfig) | changes, "here")
+    again = make_config(PPOConfig, tomllib.loads(dump_toml(config)), "there")
+    assert again == config
+    assert again.ppo.missing_eos_score == "none"
+
+
+@pytest.mark.parametrize("cls", COMMANDS, ids=lambda cls: cls.__name__)
+def test_every_setting_says_what_it_means(cls):
+    def sections(kind):
+        yield kind
+        for field in kind.model_fields.values():
+            for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if isinstance(part, type) and issubclass(part, Section):
+                    yield from sections(part)
+
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in sections(cls)
+        for name, field in section.model_fields.items()
+        if not field.description
+        and not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
+    ]
+    assert not silent
+
+
+def test_numbers_in_scientific_notation_are_numbers(file):
+    """TOML wants a digit after the point; 3e-5 is what people write."""
+    assert load_config(SFTConfig, file, ["optim.lr=3e-5"]).optim.lr == 3e-5
+    assert load_config(PretrainConfig, None, pretrain("optim.lr=.5")).optim.lr == 0.5
+
+
+def pretrain(*more: str) -> list[str]:
+    return ["run_dir=r", "tokenizer=t", "data={}", "optim.batch_size=8", *more]
