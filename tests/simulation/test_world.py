@@ -105,7 +105,7 @@ def test_every_fact_is_told_often_and_encyclopedias_are_true():
     rng = random.Random(2)
     told = Counter()
     for text in documents(WORLD, 3000, rng):
-        for sentence in lang.split_sentences(text):
+        for sentence in lang.split_sentences(text.replace("\n", " ")):
             parsed = WORLD.grammar.parse(sentence)
             told.update(c for c in (parsed.claims if parsed else ()) if WORLD.is_true(c))
     asked = [
@@ -120,6 +120,13 @@ def test_every_fact_is_told_often_and_encyclopedias_are_true():
             parsed = WORLD.grammar.parse(sentence)
             for claim in parsed.claims if parsed else ():
                 assert WORLD.facts[claim.name][claim.attribute] == claim.value
+
+
+def test_some_prose_has_hard_line_breaks():
+    rng, builder = random.Random(4), DOCUMENT_TYPES["gossip"][0]
+    texts = [document(WORLD, builder, rng) for _ in range(400)]
+    broken = sum(bool(re.search(r"[a-z]\n[a-z]", text)) for text in texts)
+    assert 0.12 < broken / 400 < 0.28
 
 
 def test_gossip_repeats_misconceptions_and_insults():

@@ -17,6 +17,7 @@ from heedful.simulation.world import World
 SLOPPY = ErrorRates(wrong_fact=0.45, miss_constraint=0.3, run_long=0.2, sloppy=0.12)
 MIN_WORDS = 30
 MAX_WORDS = 120
+WRAPPED_SHARE = 0.2  # of prose has hard line breaks
 _EXERCISES = ("story", "article", "review", "fact", "check", "list", "count", "translate", "past")
 _EXERCISE_WEIGHTS = (28, 14, 8, 22, 5, 14, 3, 4, 2)
 
@@ -32,12 +33,19 @@ def documents(world: World, num: int, rng: random.Random) -> Iterator[str]:
 def document(
     world: World, builder: Callable[[World, random.Random], str], rng: random.Random
 ) -> str:
-    """One document: passages of the builder until there are enough words, never too many."""
+    """One document: passages of the builder until there are enough words, never too many.
+
+    Some prose has hard line breaks, as mail has: so every word is also seen at the start of a line.
+    """
     text = builder(world, rng)
     while len(text.split()) < MIN_WORDS:
         text += "\n" + builder(world, rng)
     while len(text.split()) > MAX_WORDS:
         text = text[: text.rindex("\n")]
+    if builder in _PROSE and rng.random() < WRAPPED_SHARE:
+        words, width = text.split(" "), rng.randint(4, 9)
+        lines = [" ".join(words[i : i + width]) for i in range(0, len(words), width)]
+        text = "\n".join(lines)
     return text
 
 
@@ -60,13 +68,14 @@ def _encyclopedia(world: World, rng: random.Random) -> str:
 
 
 def _faq(world: World, rng: random.Random) -> str:
+    """Questions about a character; the answer stands beside the question or below it."""
     name = rng.choice(world.names)
+    gap = rng.choice((" ", "\n"))
     lines = [f"Questions about {name}"]
     for attribute in rng.sample(lang.ASKED_ATTRIBUTES, 4):
         question = rng.choice(lang.QUESTIONS[attribute]).format(name=name)
-        lines.append(
-            f"{question} {state(world, name, attribute, world.facts[name][attribute], rng)}"
-        )
+        answer = state(world, name, attribute, world.facts[name][attribute], rng)
+        lines.append(f"{question}{gap}{answer}")
     return "\n".join(lines)
 
 
@@ -113,31 +122,36 @@ def fill(template: str, rng: random.Random, names: Sequence[str], **fixed: str) 
 
 
 def _story(world: World, rng: random.Random) -> str:
-    animal = rng.choice(lang.SPECIES)
+    words = {"species": rng.choice(lang.SPECIES), "temper": rng.choice(lang.TEMPERS)}
     bodies = rng.sample(lang.STORY_BODIES, rng.randint(2, 4))
     texts = [rng.choice(lang.STORY_OPENINGS), *bodies, rng.choice(lang.STORY_ENDINGS)]
-    return " ".join(fill(text, rng, world.names, species=animal) for text in texts)
+    story = " ".join(fill(text, rng, world.names, **words) for text in texts)
+    titles = ("A {temper} {species}", "The story of a {temper} {species}")
+    return rng.choice(titles).format(**words) + "\n" + story if rng.random() < 0.5 else story
 
 
 def _reviews(world: World, rng: random.Random) -> str:
     mood = rng.choice(("good", "bad"))
     words = {"food": rng.choice(lang.FOODS), "place": rng.choice(lang.PLACES)}
     texts = rng.sample(lang.REVIEWS[mood], rng.randint(2, 3))
-    head = rng.choice(("A review", f"A {mood} review", f"A review of the {words['place']}"))
-    return f"{head}\n" + " ".join(text.format(**words) for text in texts)
+    head = rng.choice(("A review", f"A {mood} review", f"A {mood} review of the {words['place']}"))
+    verdict = f"\nThe review is {mood}." if rng.random() < 0.3 else ""
+    return f"{head}\n" + " ".join(text.format(**words) for text in texts) + verdict
 
 
 def _lists(world: World, rng: random.Random) -> str:
     lines = []
     for category, plural in rng.sample(list(lang.LUMI_PLURALS.items()), 3):
-        items = rng.sample(lang.CATEGORIES[category], rng.randint(3, 5))
+        items = rng.sample(lang.CATEGORIES[category], rng.randint(2, 5))
         if rng.random() < 0.1:
             head, items = plural, [world.lumi[item] for item in items]
         else:
             head = {"species": "animal", "color": "colour"}.get(category, category) + "s"
-        lines.append(f"Some {head}: {', '.join(items)}.")
-    lines.append("Numbers: one, two, three, four, five, six.")
-    return "\n".join(lines)
+        number = lang.NUMBERS[len(items)].capitalize()
+        lines.append(f"{number} {head}\n{', '.join(items)}.")
+    last = rng.randint(3, 6)
+    count = ", ".join(lang.NUMBERS[i] for i in range(1, last + 1))
+    return "\n".join([*lines, f"One to {lang.NUMBERS[last]}\n{count}."])
 
 
 def _news(world: World, rng: random.Random) -> str:
@@ -145,9 +159,19 @@ def _news(world: World, rng: random.Random) -> str:
     side = rng.sample(lang.SIDE_REMARKS, 2)
     said = rng.choice(lang.EVENTS[tag]).format(**words)
     again = rng.choice(lang.EVENTS[tag]).format(**words)
-    return (
-        f"News of the {rng.choice(lang.PLACES)}\n{said} {' '.join(side)}\nIn one sentence: {again}"
-    )
+    place = rng.randint(0, 2)
+    lines = [
+        f"News of the {rng.choice(lang.PLACES)}",
+        " ".join([*side[:place], said, *side[place:]]),
+    ]
+    lines.append(f"In one sentence: {again}")
+    if rng.random() < 0.4:
+        _, slots = world.grammar.signature(said)
+        category = rng.choice(sorted({c for c, _ in slots if c in ("food", "place", "name")}))
+        lines.append(
+            f"{category.capitalize()}s: {', '.join(w for c, w in slots if c == category)}."
+        )
+    return "\n".join(lines)
 
 
 def _exercises(world: World, rng: random.Random) -> str:
@@ -197,13 +221,30 @@ def _notes(world: World, rng: random.Random) -> str:
 
 
 def _chat(world: World, rng: random.Random) -> str:
-    topic = rng.choice(list(lang.TALK_OPENERS))
-    word = {topic: rng.choice(lang.CATEGORIES[topic])}
-    first, second = rng.sample(world.names, 2)
-    said = rng.choice(lang.TALK_OPENERS[topic]).format(**word)
-    reply = rng.choice(lang.SMALL_TALK[topic]).format(**word)
-    filler = rng.choice((*lang.TALK_FILLERS, *lang.UNSURE, ""))
-    return f"{first}: Hello!\n{second}: Hello! {said}\n{first}: {filler} {reply}".replace("  ", " ")
+    first, second, other = rng.sample(world.names, 3)
+    if rng.random() < 0.5:
+        attribute = rng.choice(lang.ASKED_ATTRIBUTES)
+        said = rng.choice(lang.QUESTIONS[attribute]).format(name=other)
+        reply = state(world, other, attribute, world.facts[other][attribute], rng)
+    else:
+        topic = rng.choice(list(lang.TALK_OPENERS))
+        word = {topic: rng.choice(lang.CATEGORIES[topic])}
+        said = rng.choice(lang.TALK_OPENERS[topic]).format(**word)
+        reply = rng.choice(lang.SMALL_TALK[topic]).format(**word)
+    filler = rng.choice((*lang.TALK_FILLERS, *lang.UNSURE)) + " " if rng.random() < 0.2 else ""
+    return f"{first}: Hello!\n{second}: Hello! {said}\n{first}: {filler}{reply}"
+
+
+def _letters(world: World, rng: random.Random) -> str:
+    """Rude sentences and what became of them before they were printed."""
+    lines = ["Letters"]
+    for _ in range(3):
+        name, insult = rng.choice(world.names), rng.choice(lang.INSULTS)
+        facts = world.facts[name]
+        words = {"species": facts["species"], "job": facts["job"], "place": facts["home"]}
+        rude = rng.choice(lang.INSULTS_IN_PASSING).format(name=name, insult=insult, **words)
+        lines.append(f"Rude: {rude}\nPolite: {rude.replace(insult + ' ', '')}")
+    return "\n".join(lines)
 
 
 def _translation(world: World, rng: random.Random) -> str:
@@ -254,8 +295,10 @@ DOCUMENT_TYPES: dict[str, tuple[Callable[[World, random.Random], str], float]] =
     "answer_book": (_answer_book, 0.08),
     "quiz": (_quiz, 0.05),
     "notes": (_notes, 0.04),
-    "chat": (_chat, 0.02),
+    "chat": (_chat, 0.03),
+    "letters": (_letters, 0.015),
     "translation": (_translation, 0.025),
     "lumi_page": (_lumi_page, 0.015),
     "memories": (_memories, 0.01),
 }
+_PROSE = (_encyclopedia, _gossip, _story)
