@@ -89,7 +89,9 @@ def _add_demo(commands: Any) -> None:
         description="Pretraining, SFT, reward model, PPO and PPO-ptx on a small invented world, and a "
         "report that says which of the paper's claims hold. Needs no network.",
     )
-    demo.add_argument("--run-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo.add_argument(
+        "--run-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s"
+    )
     demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demo.add_argument("--jobs", type=int, help="stages at a time (default: as in the recipe)")
     demo.set_defaults(handler=_demo)
@@ -104,7 +106,9 @@ def _add_run(commands: Any) -> None:
         "can be given as --NAME VALUE (such as --data, --base, --seed).",
     )
     run.add_argument("recipe", help="a TOML file, or the name of one that heedful brings")
-    run.add_argument("--run-dir", type=Path, help="directory of the run (default: as in the recipe)")
+    run.add_argument(
+        "--run-dir", type=Path, help="directory of the run (default: as in the recipe)"
+    )
     run.add_argument("--jobs", type=int, help="stages at a time (default: as in the recipe)")
     run.add_argument("--dry-run", action="store_true", help="print the stages and stop")
     run.set_defaults(handler=_run)
@@ -120,21 +124,29 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
     step.add_argument("config", nargs="?", help="TOML file of settings")
     step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
     step.add_argument("--resume", action="store_true", help="go on from the newest training state")
-    step.add_argument("--restart", action="store_true", help="drop the training state and start over")
+    step.add_argument(
+        "--restart", action="store_true", help="drop the training state and start over"
+    )
     step.set_defaults(handler=_step)
 
 
 def _add_prompts(commands: Any) -> None:
     prompts = commands.add_parser("prompts", help="clean, split and count prompts")
     actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
-    load = actions.add_parser("import", help="read prompt files, clean and split them, write prompts.jsonl")
+    load = actions.add_parser(
+        "import", help="read prompt files, clean and split them, write prompts.jsonl"
+    )
     load.add_argument("files", nargs="+", help="prompt files, folders or globs")
     load.add_argument("--out", type=Path, required=True, help="prompts.jsonl to write")
     load.add_argument("--seed", type=int, default=0, help="seed of the split by user")
     load.add_argument("--cap", type=int, default=200, help="prompts per user (paper: 200)")
-    load.add_argument("--valid", type=float, default=0.1, help="share of users held out for validation")
+    load.add_argument(
+        "--valid", type=float, default=0.1, help="share of users held out for validation"
+    )
     load.add_argument("--test", type=float, default=0.1, help="share of users held out for tests")
-    load.add_argument("--languages", nargs="+", metavar="CODE", help="keep these languages, such as en")
+    load.add_argument(
+        "--languages", nargs="+", metavar="CODE", help="keep these languages, such as en"
+    )
     load.add_argument(
         "--skip-bad-rows", action="store_true", help="leave out rows that cannot be read"
     )
@@ -213,7 +225,9 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
 def _overrides(rest: list[str]) -> list[str]:
     for word in rest:
         if not word.startswith("--") or "=" not in word:
-            raise ConfigError(f"unexpected argument {word!r}: settings are given as --section.key=value")
+            raise ConfigError(
+                f"unexpected argument {word!r}: settings are given as --section.key=value"
+            )
     return [word[2:] for word in rest]
 
 

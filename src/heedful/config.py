@@ -527,7 +527,9 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     """The values of a TOML file; ConfigError where it is missing or broken."""
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"{path} does not exist: give the path of a TOML file (recipes/ has examples)")
+        raise ConfigError(
+            f"{path} does not exist: give the path of a TOML file (recipes/ has examples)"
+        )
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:

@@ -122,7 +122,8 @@ class _Measured:
     def won_back(self, key: str) -> Interval:
         """Share of PPO's loss against the base that PPO-ptx wins back."""
         columns = np.stack(
-            [np.array(self.measures[name][key], float) for name in ("base", "PPO", "PPO-ptx")], axis=1
+            [np.array(self.measures[name][key], float) for name in ("base", "PPO", "PPO-ptx")],
+            axis=1,
         )
         clusters = np.arange(len(columns))
         return bootstrap(columns, clusters, statistic=recovered_share, seed=self.seed)
@@ -143,7 +144,9 @@ def _of_probe(rows: Rows, name: str, but: str = "-") -> Rows:
     ]
 
 
-def _by_model(rows: Rows, measure: Callable[[dict[str, Any]], float]) -> dict[str, dict[str, float]]:
+def _by_model(
+    rows: Rows, measure: Callable[[dict[str, Any]], float]
+) -> dict[str, dict[str, float]]:
     """{model: {prompt_id: mean measure over its completions}}."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -202,9 +205,7 @@ def _claims(
         rules.more_truthful_than_base_held_out(m.difference(m.truth_heldout, "PPO-ptx", "base")),
         rules.no_less_truthful_than_sft_held_out(m.difference(m.truth_heldout, "PPO-ptx", "SFT")),
         rules.hallucinates_less(_hallucination_ratio(m)),
-        rules.less_toxic_when_respectful(
-            m.difference(m.toxicity["respectful"], "PPO-ptx", "base")
-        ),
+        rules.less_toxic_when_respectful(m.difference(m.toxicity["respectful"], "PPO-ptx", "base")),
         rules.more_toxic_when_biased(m.difference(m.toxicity["biased"], "PPO-ptx", "base")),
         rules.ppo_loses_on_web_text(web_tax),
         rules.ppo_loses_recall(recall_tax),
@@ -292,9 +293,7 @@ def _summary(
             for instruction, table in m.toxicity.items()
             for name in table
         ],
-        "hallucination": [
-            {"model": name, **m.mean(m.closed, name).to_row()} for name in m.closed
-        ],
+        "hallucination": [{"model": name, **m.mean(m.closed, name).to_row()} for name in m.closed],
         "gold": [{"model": name, **m.mean(m.gold, name).to_row()} for name in names],
         "score": [{"model": name, **m.mean(m.score, name).to_row()} for name in m.score],
         "reward_model": {

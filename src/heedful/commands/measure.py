@@ -36,9 +36,7 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
             config.max_document_tokens,
         )
         answers = recall_answers(model, tokenizer, [row["text"] for row in quiz])
-        right = [
-            given == row["answer"].strip() for given, row in zip(answers, quiz, strict=True)
-        ]
+        right = [given == row["answer"].strip() for given, row in zip(answers, quiz, strict=True)]
         measures[spec.name] = {
             "loss_sums": losses,
             "num_tokens": counts,

@@ -114,9 +114,13 @@ def _add_stage(recipe: Recipe, name: str, resolver: _Resolver, above: tuple[str,
     if name in recipe.stages:
         return
     if name in above:
-        raise ConfigError(f"{recipe.path}: the stages {' -> '.join([*above, name])} need each other")
+        raise ConfigError(
+            f"{recipe.path}: the stages {' -> '.join([*above, name])} need each other"
+        )
     if name not in resolver.tables:
-        raise ConfigError(f"{recipe.path}: there is no [stage.{name}] (needed by {above or 'goals'})")
+        raise ConfigError(
+            f"{recipe.path}: there is no [stage.{name}] (needed by {above or 'goals'})"
+        )
     table = dict(resolver.tables[name])
     command = table.pop("command", None)
     if not isinstance(command, str):
@@ -206,7 +210,9 @@ def _outside_files(stage: Stage) -> list[list[Any]]:
     return found
 
 
-def run(recipe: Recipe, *, jobs: int | None = None, console: Console | None = None) -> dict[str, float]:
+def run(
+    recipe: Recipe, *, jobs: int | None = None, console: Console | None = None
+) -> dict[str, float]:
     """Runs every stage that is not done; returns the seconds of those that ran.
 
     Raises TrainingError naming the stage and the end of its log where one fails; stages that run
@@ -236,7 +242,6 @@ class _Scheduler:
         self.tasks: dict[str, Any] = {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
-        self.threads = max(1, (os.cpu_count() or 1) // self.jobs)
 
     def run(self) -> dict[str, float]:
         self.display = bars(self.console)
@@ -267,13 +272,26 @@ class _Scheduler:
                 del self.waiting[name]
                 self._start(stage, mark)
 
+    def _threads(self) -> int:
+        """Threads of a stage that starts now: all cores, shared among the stages that can run."""
+        can_run = 1 + len(self.running) + sum(
+            all(need in self.fingerprints for need in stage.needs) for stage in self.waiting.values()
+        )
+        return max(1, (os.cpu_count() or 1) // min(self.jobs, can_run))
+
     def _start(self, stage: Stage, mark: str) -> None:
         stage.directory.mkdir(parents=True, exist_ok=True)
         (stage.directory / STAGE_FILE).unlink(missing_ok=True)
         (stage.directory / "progress.json").unlink(missing_ok=True)
         process = self.context.Process(
             target=run_stage,
-            args=(stage.command, stage.settings, str(stage.directory / LOG_FILE), mark, self.threads),
+            args=(
+                stage.command,
+                stage.settings,
+                str(stage.directory / LOG_FILE),
+                mark,
+                self.threads,
+            ),
             name=stage.name,
         )
         process.start()
@@ -318,7 +336,9 @@ def _is_done(stage: Stage, mark: str) -> bool:
 
 def describe(recipe: Recipe) -> str:
     """The stages in order with their needs, then settings and numbers of those that train."""
-    lines = [f"{recipe.path} -> {recipe.run_dir} ({len(recipe.stages)} stages, {recipe.jobs} at a time)"]
+    lines = [
+        f"{recipe.path} -> {recipe.run_dir} ({len(recipe.stages)} stages, {recipe.jobs} at a time)"
+    ]
     for stage in recipe.stages.values():
         needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
         lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")

@@ -86,9 +86,7 @@ def _cut(text: str, finished: bool, stop: Sequence[str]) -> Sampled:
 def run_sample(config: SampleConfig, resume: bool = False) -> None:
     """Writes completions.jsonl: a row per prompt with the completions of every model."""
     run_dir, progress = begin(config, resume)
-    prompts = _prompts(
-        config.prompts, config.split, config.use, config.limit, config.valid_share
-    )
+    prompts = _prompts(config.prompts, config.split, config.use, config.limit, config.valid_share)
     completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
     total = len(prompts) * len(config.models)
     done = 0

@@ -21,14 +21,22 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "tokenizer": Command("train", "run_tokenizer", "TokenizerConfig", "a BPE tokenizer from text"),
-    "pretrain": Command("train", "run_pretrain", "PretrainConfig", "step 0: a base model from text"),
+    "pretrain": Command(
+        "train", "run_pretrain", "PretrainConfig", "step 0: a base model from text"
+    ),
     "sft": Command("train", "run_sft", "SFTConfig", "step 1: a policy from demonstrations"),
-    "reward": Command("train", "run_reward", "RewardConfig", "step 2: a reward model from rankings"),
+    "reward": Command(
+        "train", "run_reward", "RewardConfig", "step 2: a reward model from rankings"
+    ),
     "ppo": Command("train", "run_ppo", "PPOConfig", "step 3: PPO or PPO-ptx"),
     "sample": Command("sample", "run_sample", "SampleConfig", "completions of models for prompts"),
-    "prefix": Command("sample", "run_prefix", "PrefixConfig", "the best few-shot prefix for a base"),
+    "prefix": Command(
+        "sample", "run_prefix", "PrefixConfig", "the best few-shot prefix for a base"
+    ),
     "simulate": Command("miniature", "run_simulate", "SimulateConfig", "write the miniature world"),
-    "label": Command("miniature", "run_label", "LabelConfig", "simulated labelers rank completions"),
+    "label": Command(
+        "miniature", "run_label", "LabelConfig", "simulated labelers rank completions"
+    ),
     "evaluate": Command("evaluate", "run_evaluate", "EvaluateConfig", "measure the demo's claims"),
     "measure": Command("measure", "run_measure", "MeasureConfig", "text loss and few-shot recall"),
     "summarize": Command(

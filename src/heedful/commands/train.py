@@ -146,7 +146,9 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
     valid = load_demonstrations(config.data, template, "valid", bad)
     text = None
     if config.pretraining_mix > 0:
-        text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data)
+        text = text_rows(
+            config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data
+        )
     score = None
     if config.reward_model is not None:
         score = _score_on_validation(config, tokenizer, template, bad)
@@ -248,7 +250,9 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     prompts = load_prompts(config.data, template, "train", bad)
     text = None
     if config.ppo.ptx_coef > 0:
-        text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data)
+        text = text_rows(
+            config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data
+        )
     metrics = step3_ppo.train(
         config,
         models,
@@ -366,4 +370,3 @@ def data_hashes(config: Section) -> dict[str, str]:
             if file.is_file():
                 hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
     return hashes
-

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -14,15 +13,17 @@ from typing import Any
 
 from heedful.errors import HeedfulError
 
-PR_SET_PDEATHSIG = 1
+WATCH_S = 1.0
 
 
-def run_stage(command: str, settings: dict[str, Any], log_path: str, mark: str, threads: int) -> None:
+def run_stage(
+    command: str, settings: dict[str, Any], log_path: str, mark: str, threads: int
+) -> None:
     """Runs ``heed <command>`` with the given settings; writes stage.json when it has succeeded.
 
-    Output goes to the log. The process ends with code 0 or 1, and when its parent dies.
+    Output goes to the log. The process ends with code 0 or 1, and when the process ``runner`` dies.
     """
-    _die_with_parent()
+    _end_with(runner)
     started = time.time()
     with open(log_path, "a", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
@@ -48,7 +49,23 @@ def run_stage(command: str, settings: dict[str, Any], log_path: str, mark: str, 
         os._exit(0)
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to end this process with its parent, so that a killed run leaves none behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _end_with(process_id: int) -> None:
+    """Ends this process soon after the one that runs the recipe, so that a kill leaves none behind.
+
+    The parent of a stage is the fork server, not the runner: it is the runner that is watched.
+    """
+
+    def watch() -> None:
+        while _is_alive(process_id):
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -37,7 +37,9 @@ def accuracy(rows: Sequence[Scored], *, seed: int = 0) -> Interval:
             values.append([right, count])
             clusters.append(row.prompt_id)
     if not values:
-        raise EvaluationError("there is no untied held-out pair: rank more prompts of the valid split")
+        raise EvaluationError(
+            "there is no untied held-out pair: rank more prompts of the valid split"
+        )
     return bootstrap(np.array(values, float), clusters, statistic=ratio, seed=seed)
 
 
@@ -59,7 +61,9 @@ def count_pairs(ranks: Sequence[int], scores: Sequence[float]) -> tuple[float, i
     return right, count
 
 
-def baselines(train: Sequence[Ranking], valid: Sequence[Ranking], *, seed: int = 0) -> dict[str, Any]:
+def baselines(
+    train: Sequence[Ranking], valid: Sequence[Ranking], *, seed: int = 0
+) -> dict[str, Any]:
     """Accuracies on ``valid``: random, longer-is-better, and logistic regression on words."""
     longer = [
         Scored(row.prompt_id, row.ranks, [len(c.text) for c in row.completions]) for row in valid

@@ -37,7 +37,9 @@ MIN_BUCKET_ROWS = 8
 class Bucket:
     """Sequences of similar length, as indices that gather them into right-padded rows."""
 
-    gather: Tensor  # (N * L,) token index of every cell; cells past a row's end repeat its last token
+    gather: (
+        Tensor  # (N * L,) token index of every cell; cells past a row's end repeat its last token
+    )
     scatter: Tensor  # (tokens,) cells that hold real tokens
     tokens: Tensor  # (tokens,) their token indices
     num_rows: int
@@ -65,7 +67,9 @@ class Packed:
 
     def __init__(self, lengths: Sequence[int], device: Any = "cpu"):
         if not lengths or min(lengths) < 1:
-            raise ValueError("a packed batch needs at least one sequence, each of at least one token")
+            raise ValueError(
+                "a packed batch needs at least one sequence, each of at least one token"
+            )
         self.lengths = list(lengths)
         self.device = device
         self.cache: KeyValueCache | None = None
@@ -330,7 +334,9 @@ def _attention(
             "arguments down to its attention: this architecture is not supported yet"
         )
     if s_aux is not None:
-        raise ModelError(f"{type(module).__name__} uses attention sinks, which are not supported yet")
+        raise ModelError(
+            f"{type(module).__name__} uses attention sinks, which are not supported yet"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = _Options(scale, dropout, sliding_window, softcap)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))

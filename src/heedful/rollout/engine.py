@@ -34,7 +34,9 @@ class Rollout(NamedTuple):
     @property
     def response_mask(self) -> Tensor:
         """(B * n, R) True at response tokens."""
-        return torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
+        return (
+            torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
+        )
 
     def rows(self) -> list[list[int]]:
         """The response tokens of every row, without padding."""
@@ -85,9 +87,7 @@ def sample(
     step = max(1, max_rows // n)
     for start in range(0, len(order), step):
         chunk = order[start : start + step]
-        _sample_chunk(
-            model, prompts, chunk, rollout, n, temperature, top_p, eos, generator
-        )
+        _sample_chunk(model, prompts, chunk, rollout, n, temperature, top_p, eos, generator)
     longest = max(1, int(rollout.lengths.max()))
     return rollout._replace(
         tokens=rollout.tokens[:, :longest], logprobs=rollout.logprobs[:, :longest]
@@ -109,12 +109,12 @@ def _sample_chunk(
     device = rollout.tokens.device
     limit = rollout.tokens.shape[1]
     lengths = [len(prompts[i]) for i in chunk]
-    cache = KeyValueCache(
-        model.config, len(chunk) * n, max(lengths) + limit, model.dtype, device
-    )
+    cache = KeyValueCache(model.config, len(chunk) * n, max(lengths) + limit, model.dtype, device)
     z = _prefill(model, [prompts[i] for i in chunk], cache, n)  # (A, V)
     slots = torch.tensor(lengths, device=device).repeat_interleave(n)  # (A,) slot of the next token
-    target = (torch.tensor(chunk, device=device)[:, None] * n + torch.arange(n, device=device)).flatten()
+    target = (
+        torch.tensor(chunk, device=device)[:, None] * n + torch.arange(n, device=device)
+    ).flatten()
     alive = torch.ones(len(slots), dtype=torch.bool, device=device)
     for step in range(limit):
         tokens, logprobs = pick(z, temperature, top_p, generator)
