@@ -14,8 +14,7 @@ from heedful.data.formats import (
     read_demonstrations,
     read_prompts,
 )
-from heedful.data.template import Template
-from heedful.errors import DataError
+from heedful.data.template import PromptLimit, Template
 from heedful.metrics import iter_jsonl
 from heedful.records import Prompt
 
@@ -24,12 +23,12 @@ def load_demonstrations(
     data: SnapshotData, template: Template, split: str, bad: BadRows
 ) -> list[Example]:
     """The tokenized demonstrations of a split; responses over the limit are cut without EOS."""
-    examples = []
+    examples, limit = [], _limit(data)
     for path in data.demonstrations:
         for row in read_demonstrations(path, valid_share=data.valid_share, bad=bad):
             if row.split != split:
                 continue
-            prompt = fit_prompt(row.prompt, row.prompt_id, template, data)
+            prompt = limit.fit(template, row.prompt, row.prompt_id)
             if prompt is not None:
                 response = template.encode_response(row.response)
                 examples.append(Example(prompt, response[: data.max_response_tokens]))
@@ -43,12 +42,12 @@ def load_rankings(
 
     The training split leaves out held-out labelers: they make no training data (paper 3.4).
     """
-    found = []
+    found, limit = [], _limit(data)
     for path in data.comparisons:
         for row in read_comparisons(path, valid_share=data.valid_share, bad=bad):
             if row.split != split or (split == "train" and row.cohort == "heldout"):
                 continue
-            prompt = fit_prompt(row.prompt, row.prompt_id, template, data)
+            prompt = limit.fit(template, row.prompt, row.prompt_id)
             if prompt is None:
                 continue
             responses = [
@@ -67,9 +66,9 @@ def load_prompts(
     data: SnapshotData, template: Template, split: str, bad: BadRows
 ) -> list[PromptTokens]:
     """The tokenized prompts of a split."""
-    found = []
+    found, limit = [], _limit(data)
     for row in select_prompts(data.prompts, split, data.use, data.valid_share, bad):
-        tokens = fit_prompt(row.text, row.id, template, data)
+        tokens = limit.fit(template, row.text, row.id)
         if tokens is not None:
             found.append(PromptTokens(row.id, row.text, tokens))
     return found
@@ -95,17 +94,5 @@ def select_prompts(
     ]
 
 
-def fit_prompt(text: str, name: str, template: Template, data: SnapshotData) -> list[int] | None:
-    """A prompt's tokens within the limit: too long ones stop the run, are left out, or keep their end."""
-    tokens: Sequence[int] = template.encode_prompt(text)
-    limit = data.max_prompt_tokens
-    if len(tokens) <= limit:
-        return list(tokens)
-    if data.long_prompts == "skip":
-        return None
-    if data.long_prompts == "left":
-        return list(tokens[-limit:])
-    raise DataError(
-        f"prompt {name!r} ({text[:40]!r}...) has {len(tokens)} tokens, the limit is {limit}: raise "
-        'data.max_prompt_tokens, or set data.long_prompts to "skip" or "left"'
-    )
+def _limit(data: SnapshotData) -> PromptLimit:
+    return PromptLimit(data.max_prompt_tokens, data.long_prompts)

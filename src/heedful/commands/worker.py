@@ -17,7 +17,12 @@ WATCH_S = 1.0
 
 
 def run_stage(
-    command: str, settings: dict[str, Any], log_path: str, mark: str, threads: int
+    command: str,
+    settings: dict[str, Any],
+    log_path: str,
+    mark: str,
+    threads: int,
+    runner: int,
 ) -> None:
     """Runs ``heed <command>`` with the given settings; writes stage.json when it has succeeded.
 
