@@ -290,7 +290,8 @@ class _Scheduler:
                 stage.settings,
                 str(stage.directory / LOG_FILE),
                 mark,
-                self.threads,
+                self._threads(),
+                os.getpid(),
             ),
             name=stage.name,
         )
