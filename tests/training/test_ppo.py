@@ -1,0 +1,374 @@
+"""Step 3 on a tiny model: it raises a reward it can see, and its parts are what they should be."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from heedful.config import PPOConfig
+from heedful.data.examples import PromptTokens
+from heedful.data.text import TextRows
+from heedful.errors import CheckpointError, ConfigError, DataError, TrainingError
+from heedful.models.scalar_model import load_scalar_model, scalar_model_from
+from heedful.training import step3_ppo
+from heedful.training.checkpoint import publish
+from heedful.training.loop import NON_FINITE_FILE, Adam, derive_seed
+from heedful.training.monitoring import Watch
+from heedful.training.step3_ppo import Models, num_iterations, train
+
+VOCABULARY, EOS, PAD, GOOD = 20, 0, 1, 7
+PROMPTS = [
+    PromptTokens(str(i), f"prompt {i}", [2 + i % 5, 8 + i % 7][: 1 + i % 2]) for i in range(40)
+]
+TEXT = TextRows((torch.arange(500) % 11 + 4).numpy().astype("uint32"), 8)
+
+
+def settings(run_dir, **changes):
+    ppo = {"episodes": 32 * 4, "batch_size": 32, "minibatch_size": 16, "lr": 3e-3}
+    ppo |= {"value_lr": 1e-2, "warmup_iterations": 0} | changes.pop("ppo", {})
+    values = {
+        "run_dir": str(run_dir),
+        "policy": "unused",
+        "reward_model": "unused",
+        "data": {},
+        "ppo": ppo,
+        "sampling": {"max_new_tokens": 6},
+        "compute": {"dtype": "float32"},
+        "log": {"save_every": 2},
+    }
+    return PPOConfig.model_validate(values | changes)
+
+
+@pytest.fixture
+def networks(tiny_model, tokenizer, tmp_path):
+    """Makes the four networks of an architecture; value function and reward model are equal."""
+
+    def make(architecture="llama", seed=0, **changes):
+        shape = {"vocab_size": VOCABULARY, **changes}
+        directory = tmp_path / "networks" / architecture
+        if not directory.exists():
+            publish(tiny_model(architecture, **shape), tokenizer, directory, {})
+            reward = scalar_model_from(directory, seed=1)
+            publish(reward, tokenizer, directory / "reward", {})
+        return Models(
+            tiny_model(architecture, seed, **shape),
+            tiny_model(architecture, seed, **shape),
+            load_scalar_model(directory / "reward"),
+            load_scalar_model(directory / "reward"),
+        )
+
+    return make
+
+
+@pytest.fixture
+def toy_reward(monkeypatch):
+    """The score is how often the response says GOOD (prompts never do)."""
+
+    def scores(model, batch):
+        says = (batch.tokens == GOOD).float()
+        return torch.zeros(len(batch.last)).index_add(0, batch.layout.row_of, says)
+
+    monkeypatch.setattr(step3_ppo, "final_scores", scores)
+
+
+def run(config, models, **options):
+    return train(config, models, PROMPTS, options.pop("text", None), eos=EOS, pad=PAD, **options)
+
+
+def weights_of(model):
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def same(first, second) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_it_raises_the_reward_and_drifts_from_the_reference(
+    networks, toy_reward, tmp_path, results_of
+):
+    models = networks()
+    before = weights_of(models.reference)
+    config = settings(tmp_path, ppo={"episodes": 32 * 25, "missing_eos_score": "none"})
+    run(config, models)
+    rows = results_of(tmp_path)
+    assert len(rows) == 25
+    first, last = rows[0], rows[-1]
+    assert last["ppo/score"] > first["ppo/score"] + 2
+    assert first["ppo/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert last["ppo/kl"] > 0.5
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert same(weights_of(models.reference), before)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_first_ratio_is_one(
+    networks, tmp_path, results_of, architecture, recompute, temperature
+):
+    """Dropout of the model's own is off: with it on, no ratio would be 1."""
+    own = {"gpt2": {"resid_pdrop": 0.3, "attn_pdrop": 0.3, "embd_pdrop": 0.3}}
+    dropout = own.get(architecture, {"attention_dropout": 0.3})
+    config = settings(
+        tmp_path,
+        ppo={"episodes": 32, "recompute_logprobs": recompute},
+        sampling={"max_new_tokens": 6, "temperature": temperature},
+    )
+    run(config, networks(architecture, **dropout))
+    ratio = results_of(tmp_path)[0]["ppo/first_ratio"]
+    assert ratio == pytest.approx(1.0, abs=1e-6 if recompute else 1e-5)
+
+
+def test_recomputed_logprobs_give_exactly_one(networks, tmp_path, results_of):
+    """In one micro-batch of equal lengths the two passes are the same arithmetic."""
+    ppo = {"episodes": 32, "minibatch_size": 32}
+    config = settings(tmp_path, ppo=ppo, sampling={"max_new_tokens": 1})
+    run(config, networks())
+    assert results_of(tmp_path)[0]["ppo/first_ratio"] == 1.0
+
+
+@pytest.mark.parametrize("ptx", [0.0, 2.0])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    networks, toy_reward, tmp_path, results_of, interrupt_at, ptx
+):
+    def once(name, seed=0, stop=0):
+        models = networks(seed=0)
+        if seed:  # what a resumed run starts from no longer matters, but for the reference
+            for model in (models.policy, models.value_function):
+                for parameter in model.parameters():
+                    parameter.data.add_(0.1)
+        ppo = {"ptx_coef": ptx, "kl_target": 1.0, "kl_horizon": 100}
+        config = settings(tmp_path / name, ppo=ppo)
+        run(config, models, text=TEXT, progress=interrupt_at(stop))
+        return models
+
+    whole = once("whole")
+    with pytest.raises(KeyboardInterrupt):
+        once("cut", stop=3)
+    resumed = once("cut", seed=3)
+    assert results_of(tmp_path / "cut") == results_of(tmp_path / "whole")
+    assert same(weights_of(resumed.policy), weights_of(whole.policy))
+    assert same(weights_of(resumed.value_function), weights_of(whole.value_function))
+
+
+def test_other_settings_or_data_do_not_resume(networks, tmp_path, interrupt_at):
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(tmp_path), networks(), progress=interrupt_at(3))
+    with pytest.raises(CheckpointError, match="other settings or data"):
+        run(settings(tmp_path, ppo={"kl_coef": 0.1}), networks())
+    with pytest.raises(CheckpointError, match="other settings or data"):
+        train(settings(tmp_path), networks(), PROMPTS[1:], None, eos=EOS, pad=PAD)
+
+
+@pytest.fixture
+def gradients(monkeypatch):
+    """The policy's gradient before each of its updates, unclipped, as one flat vector."""
+    found: list[torch.Tensor] = []
+    step = Adam.step
+
+    def spy(self, lr, batch, run_dir, where):
+        if where.endswith("policy"):
+            found.append(self.master.grad.clone())
+        return step(self, lr, batch, run_dir, where)
+
+    monkeypatch.setattr(Adam, "step", spy)
+    return found
+
+
+def test_ptx_adds_the_gradient_of_the_text_before_the_one_update(
+    networks, tiny_model, toy_reward, tmp_path, gradients
+):
+    """The text's gradient by the library's own loss on the same rows; 4 rows per episode."""
+    shared = {"episodes": 32, "minibatch_size": 32, "ptx_rows_per_episode": 4}
+    for coef in (0.0, 2.5):
+        config = settings(tmp_path / str(coef), ppo=shared | {"ptx_coef": coef})
+        run(config, networks(), text=TEXT)
+    plain, mixed = gradients  # one update each
+
+    theirs = tiny_model("llama", attention="eager", vocab_size=VOCABULARY)
+    rows = TEXT.draw(4 * 32, derive_seed(0, "ptx", 0, 0))
+    theirs(input_ids=rows, labels=rows).loss.backward()
+    text = torch.cat([parameter.grad.flatten() for parameter in theirs.parameters()])
+    assert float(plain.norm()) > 0
+    assert_close(mixed, plain + 2.5 * text, rtol=1e-4, atol=2e-5)
+
+
+def test_the_policy_gradient_is_that_of_the_plain_formula(
+    networks, tiny_model, toy_reward, tmp_path, gradients
+):
+    """Before the first update every ratio is 1: the gradient is -mean(advantage * d logprob)."""
+    seen = []
+    config = settings(tmp_path, ppo={"episodes": 32, "minibatch_size": 32})
+    run(config, networks(), observers=[lambda batch, e: seen.append(e) or {}])
+    (experience,) = seen
+    theirs = tiny_model("llama", attention="eager", vocab_size=VOCABULARY)
+    total = torch.zeros(())
+    for i, (prompt, response) in enumerate(
+        zip(experience.prompts, experience.responses, strict=True)
+    ):
+        z = theirs(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        logprobs = torch.log_softmax(z, -1).gather(1, torch.tensor(response)[:, None])[:, 0]
+        total = total - (experience.advantages[i, : len(response)] * logprobs).sum()
+    (total / experience.response_mask.sum()).backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in theirs.parameters()])
+    assert_close(gradients[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batches_change_nothing(networks, toy_reward, tmp_path, gradients):
+    for tokens in (8192, 8):
+        compute = {"dtype": "float32", "tokens_per_microbatch": tokens}
+        ppo = {"episodes": 32, "minibatch_size": 32, "ptx_coef": 1.0}
+        run(settings(tmp_path / str(tokens), ppo=ppo, compute=compute), networks(), text=TEXT)
+    assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_published_policy_is_the_moving_average(networks, toy_reward, tmp_path):
+    """By the recursion: decay min(0.5, (1 + i) / (10 + i)) after iteration i."""
+    models = networks()
+    average = [weights.double() for weights in weights_of(models.policy)]
+    decays = []
+
+    def follow(policy, iteration):
+        decays.append(min(0.5, (1 + iteration) / (10 + iteration)))
+        for mean, current in zip(average, weights_of(policy), strict=True):
+            mean.lerp_(current.double(), 1 - decays[-1])
+        return {"eval/seen": float(iteration)}
+
+    config = settings(
+        tmp_path, eval_every=1, ppo={"episodes": 32 * 12, "batch_size": 32, "ema_decay": 0.5}
+    )
+    last = run(config, models, evaluators=[follow])
+    assert last["eval/seen"] == 11.0
+    assert decays[0] == 0.1 and decays[-1] == 0.5
+    for mine, mean in zip(models.policy.parameters(), average, strict=True):
+        assert_close(mine.detach().double(), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_a_response_without_eos_gets_its_fixed_score(networks, tmp_path):
+    found = {}
+    for score in (-3.0, "none"):
+        seen = []
+        config = settings(tmp_path / str(score), ppo={"episodes": 32, "missing_eos_score": score})
+        run(config, networks(), observers=[lambda batch, e, seen=seen: seen.append(e) or {}])
+        found[score] = seen[0]
+    fixed, kept = found[-3.0], found["none"]
+    assert 0 < int(fixed.finished.sum()) < 32
+    assert torch.equal(fixed.finished, kept.finished)
+    assert fixed.scores[~fixed.finished].eq(-3.0).all()
+    assert torch.equal(fixed.scores[fixed.finished], kept.scores[kept.finished])
+    assert not bool(kept.scores.eq(-3.0).any())
+
+
+def test_the_adaptive_kl_coefficient_follows_the_kl(networks, toy_reward, tmp_path, results_of):
+    """kl_coef * (1 + clamp(kl / 0.5 - 1, -0.2, 0.2) * 32 / 100) after every iteration."""
+    ppo = {"episodes": 32 * 12, "kl_coef": 0.1, "kl_target": 0.5, "kl_horizon": 100}
+    run(settings(tmp_path, ppo=ppo), networks())
+    coef, errors = 0.1, []
+    for row in results_of(tmp_path):
+        errors.append(min(max(row["ppo/kl"] / 0.5 - 1, -0.2), 0.2))
+        coef *= 1 + errors[-1] * 32 / 100
+        assert row["ppo/kl_coef"] == pytest.approx(coef)
+    assert min(errors) < 0 < max(errors)
+
+
+def test_rewards_are_the_score_less_the_kl(networks, tmp_path, results_of):
+    config = settings(tmp_path, ppo={"kl_coef": 0.3, "lr": 1e-2})
+    run(config, networks())
+    for row in results_of(tmp_path):
+        expected = row["ppo/score"] - 0.3 * row["ppo/kl"]
+        assert row["ppo/reward"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_value_function_learns_and_the_reward_model_does_not(
+    networks, toy_reward, tmp_path, results_of
+):
+    models = networks()
+    reward, value = weights_of(models.reward_model), weights_of(models.value_function)
+    assert same(reward, value)
+    run(settings(tmp_path, ppo={"episodes": 32 * 15, "lr": 1e-6}), models)
+    assert same(weights_of(models.reward_model), reward)
+    assert not same(weights_of(models.value_function), value)
+    losses = [row["ppo/value_loss"] for row in results_of(tmp_path)]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_a_score_that_is_not_finite_stops_before_any_change(networks, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        step3_ppo, "final_scores", lambda model, batch: torch.full((len(batch.last),), math.nan)
+    )
+    models = networks()
+    before = weights_of(models.policy)
+    config = settings(tmp_path, ppo={"missing_eos_score": "none"})
+    with pytest.raises(TrainingError, match="iteration 1, update 1, policy: the loss is nan"):
+        run(config, models)
+    assert same(weights_of(models.policy), before)
+    saved = torch.load(tmp_path / NON_FINITE_FILE)
+    assert len(saved["prompts"]) == len(saved["responses"]) == saved["scores"].numel() == 16
+    assert saved["scores"].isnan().all()
+
+
+def test_a_value_gradient_that_is_not_finite_leaves_the_policy_alone(
+    networks, tmp_path, monkeypatch
+):
+    models = networks()
+    collect = Adam.collect
+
+    def poison(self):
+        collect(self)
+        if any(name.startswith("score") for name in self.names):
+            self.master.grad[0] = math.inf
+
+    monkeypatch.setattr(Adam, "collect", poison)
+    before = weights_of(models.policy)
+    message = r"value function: the gradient of model\.embed_tokens\.weight is not finite"
+    with pytest.raises(TrainingError, match=message):
+        run(settings(tmp_path), models)
+    assert same(weights_of(models.policy), before)
+    assert len(torch.load(tmp_path / NON_FINITE_FILE)["prompts"]) == 16
+
+
+def test_a_policy_that_is_not_its_reference_is_noticed(networks, tmp_path):
+    models = networks()
+    models.reference = networks(seed=9).policy
+    with pytest.raises(TrainingError, match=r"policy and reference differ by \S+ nats per token"):
+        run(settings(tmp_path), models)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "changes", "error", "message"),
+    [
+        ([], {}, DataError, "no prompt of the train split"),
+        (PROMPTS, {"ppo": {"ptx_coef": 1.0}}, DataError, "data.text is empty"),
+        (PROMPTS, {"sampling": {"temperature": 0.0}}, ConfigError, "temperature is 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(networks, tmp_path, prompts, changes, error, message):
+    with pytest.raises(error, match=message):
+        train(settings(tmp_path, **changes), networks(), prompts, None, eos=EOS, pad=PAD)
+
+
+def test_samples_are_written_with_score_and_kl(networks, toy_reward, tmp_path):
+    run(settings(tmp_path, log_samples_every=2), networks(), decode=lambda tokens: str(len(tokens)))
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [0, 0, 0, 2, 2, 2]
+    assert rows[0]["prompt"].startswith("prompt ")
+    assert 1 <= int(rows[0]["response"]) <= 6
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_iterations_are_rounded_up():
+    assert num_iterations(settings("r", ppo={"episodes": 65, "batch_size": 32}).ppo) == 3
+
+
+def test_warnings_come_once_each(capsys):
+    watch = Watch()
+    for iteration in range(12):
+        watch.look({"ppo/kl": -0.2, "ppo/score_length_correlation": 0.9}, iteration)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "response length" in lines[0]
+    assert "negative for 5 iterations" in lines[1]

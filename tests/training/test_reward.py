@@ -1,0 +1,188 @@
+"""Step 2 on a tiny model: it learns to rank, is centered, resumes, and loads as a classifier."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from heedful.config import RewardConfig
+from heedful.data.examples import Example, RankedPrompt
+from heedful.errors import CheckpointError, DataError
+from heedful.models.scalar_model import load_scalar_model, scalar_model_from
+from heedful.training.checkpoint import publish
+from heedful.training.passes import final_scores, make_sequences, response_values, to_rows
+from heedful.training.step2_reward import evaluate, score_all, train
+
+EOS = 0
+GOOD = 7  # a labeler of this toy world prefers the response that says it more often
+
+
+def rankings(count: int, seed: int, completions: int = 4) -> list[RankedPrompt]:
+    chooser = random.Random(seed)
+    rows = []
+    for i in range(count):
+        prompt = [chooser.randrange(20, 40) for _ in range(chooser.randrange(1, 4))]
+        # three of twelve tokens are good, so ties come too
+        responses = [
+            [chooser.choice([GOOD, *range(50, 54)]) for _ in range(chooser.randrange(1, 6))]
+            for _ in range(completions)
+        ]
+        counts = [response.count(GOOD) for response in responses]
+        ranks = [1 + sum(other > count for other in counts) for count in counts]
+        responses = [[*response, EOS] for response in responses]
+        rows.append(RankedPrompt(str(i), prompt, responses, ranks, None, "train"))
+    return rows
+
+
+TRAIN, VALID = rankings(120, seed=0), rankings(40, seed=1)
+DEMONSTRATIONS = [Example(row.prompt, row.responses[0]) for row in rankings(30, seed=2)]
+
+
+def settings(run_dir, **changes):
+    values = {
+        "run_dir": str(run_dir),
+        "base": "unused",
+        "data": {},
+        "epochs": 1,
+        "optim": {"lr": 3e-3, "batch_size": 8},
+        "compute": {"dtype": "float32"},
+        "log": {"save_every": 4},
+    }
+    return RewardConfig.model_validate(values | changes)
+
+
+@pytest.fixture
+def fresh(tiny_model, tokenizer, tmp_path):
+    """Makes an untrained reward model of an architecture."""
+
+    def make(architecture="llama", seed=0):
+        directory = tmp_path / "base" / architecture
+        if not directory.exists():
+            publish(tiny_model(architecture), tokenizer, directory, {})
+        return scalar_model_from(directory, seed)
+
+    return make
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_it_learns_and_the_published_model_scores_the_same(
+    fresh, tokenizer, tmp_path, architecture
+):
+    model = fresh(architecture)
+    before = evaluate(model, VALID, 8192)
+    last = train(settings(tmp_path, epochs=3), model, TRAIN, VALID, DEMONSTRATIONS)
+    assert last["valid/accuracy"] > 0.9 > before.accuracy
+    assert last["valid/loss"] < 0.4 < before.loss
+
+    ours = score_all(model, DEMONSTRATIONS, 50)
+    assert abs(float(ours.mean())) < 1e-4
+    assert float(ours.std()) > 0.1
+    publish(model, tokenizer, tmp_path / "model", {})
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "model", attn_implementation="eager"
+    )
+    sequences = [e.prompt + e.response for e in DEMONSTRATIONS]
+    batch = tokenizer.pad({"input_ids": sequences}, return_tensors="pt")
+    with torch.no_grad():
+        scores = theirs(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).logits[:, 0]
+    torch.testing.assert_close(scores, ours, rtol=1e-4, atol=1e-4)
+    assert abs(float(scores.mean())) < 1e-4
+    again = score_all(load_scalar_model(tmp_path / "model"), DEMONSTRATIONS, 8192)
+    torch.testing.assert_close(again, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(fresh, tmp_path, results_of, interrupt_at):
+    def run(name, seed=0, stop=0):
+        model = fresh(seed=seed)
+        config = settings(tmp_path / name)
+        train(config, model, TRAIN, VALID, DEMONSTRATIONS, interrupt_at(stop))
+        return model
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", stop=6)
+    resumed = run("cut", seed=3)
+    assert results_of(tmp_path / "cut") == results_of(tmp_path / "whole")
+    for (name, mine), other in zip(resumed.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other), name
+
+
+def test_other_settings_or_data_do_not_resume(fresh, tmp_path, interrupt_at):
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path), fresh(), TRAIN, [], (), interrupt_at(5))
+    for config, prompts in (
+        (settings(tmp_path, batching="shuffled_pairs"), TRAIN),
+        (settings(tmp_path), TRAIN[1:]),
+    ):
+        with pytest.raises(CheckpointError, match="other settings or data"):
+            train(config, fresh(), prompts, [])
+
+
+def test_micro_batches_change_nothing(fresh, tmp_path, results_of):
+    for name, tokens in (("one", 8192), ("eight", 10)):
+        compute = {"dtype": "float32", "tokens_per_microbatch": tokens}
+        train(settings(tmp_path / name, compute=compute), fresh(), TRAIN[:40], [])
+    pairs = zip(results_of(tmp_path / "one"), results_of(tmp_path / "eight"), strict=True)
+    for one, eight in pairs:
+        for key in ("reward/loss", "optim/grad_norm"):
+            assert one[key] == pytest.approx(eight[key], rel=1e-4), key
+        assert one["reward/num_pairs"] == eight["reward/num_pairs"]
+
+
+@torch.no_grad()
+def test_evaluation_counts_pairs_as_a_loop_does(fresh):
+    model = fresh()
+    losses, right, pairs = [], 0, 0
+    for row in VALID:
+        examples = [Example(row.prompt, response) for response in row.responses]
+        scores = score_all(model, examples, 8192).double()
+        own = []
+        for i in range(4):
+            for j in range(4):
+                if row.ranks[i] < row.ranks[j]:
+                    difference = scores[i] - scores[j]
+                    own.append(float(torch.log1p(torch.exp(-difference))))
+                    right += float(difference) > 0
+        pairs += len(own)
+        losses += [sum(own) / len(own)] if own else []
+    found = evaluate(model, VALID, 64)
+    assert (found.num_pairs, found.num_prompts) == (pairs, len(losses))
+    assert found.accuracy == pytest.approx(right / pairs)
+    assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_shuffled_pairs_are_the_same_pairs_one_by_one(fresh, tmp_path, results_of):
+    for batching in ("k_wise", "shuffled_pairs"):
+        train(settings(tmp_path / batching, batching=batching), fresh(), TRAIN, [])
+    expected = sum(a < b for row in TRAIN for a in row.ranks for b in row.ranks)
+    for name in ("k_wise", "shuffled_pairs"):
+        counts = [row["reward/num_pairs"] for row in results_of(tmp_path / name)]
+        # the last batch is filled up with elements of the next pass
+        assert expected <= sum(counts) < expected + max(counts)
+    assert len({row["reward/num_pairs"] for row in results_of(tmp_path / "shuffled_pairs")}) == 1
+
+
+def test_rankings_of_ties_alone_teach_nothing(fresh, tmp_path):
+    ties = [row._replace(ranks=[1, 1, 1, 1]) for row in TRAIN]
+    with pytest.raises(DataError, match="no untied pair"):
+        train(settings(tmp_path), fresh(), ties, [])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+@torch.no_grad()
+def test_a_value_is_the_score_of_what_stands_before_the_token(fresh, architecture):
+    """The value function starts as the reward model: its value is the score of the prefix."""
+    model = fresh(architecture)
+    prompts, responses = [[20, 21], [22]], [[50, 51, EOS], [52, EOS]]
+    batch = make_sequences(prompts, responses)
+    values = to_rows(response_values(model, batch), batch, 3)
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        for j in range(len(response)):
+            prefix = make_sequences([prompt], [response[:j]])
+            score = float(final_scores(model, prefix))
+            assert float(values[i, j]) == pytest.approx(score, abs=1e-5)
