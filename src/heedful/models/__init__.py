@@ -1,1 +1,1 @@
-"""Any Hugging Face causal LM as it is, and scalar models (reward model, value function) on its body."""
+"""Any Hugging Face causal LM as it is; scalar models (reward model, value function) on its body."""

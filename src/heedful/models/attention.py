@@ -37,9 +37,7 @@ MIN_BUCKET_ROWS = 8
 class Bucket:
     """Sequences of similar length, as indices that gather them into right-padded rows."""
 
-    gather: (
-        Tensor  # (N * L,) token index of every cell; cells past a row's end repeat its last token
-    )
+    gather: Tensor  # (N * L,) token index of every cell; past a row's end its last token again
     scatter: Tensor  # (tokens,) cells that hold real tokens
     tokens: Tensor  # (tokens,) their token indices
     num_rows: int
@@ -68,7 +66,7 @@ class Packed:
     def __init__(self, lengths: Sequence[int], device: Any = "cpu"):
         if not lengths or min(lengths) < 1:
             raise ValueError(
-                "a packed batch needs at least one sequence, each of at least one token"
+                "a packed batch needs a sequence, and every sequence at least one token"
             )
         self.lengths = list(lengths)
         self.device = device
@@ -139,7 +137,7 @@ class Cached:
         return self.slots[None]
 
     def bias(self, window: int | None) -> Tensor:
-        """(A, 1, 1, used) 0 where a row may look, -inf past its newest token or out of its window."""
+        """(A, 1, 1, used) 0 where a row may look, -inf past its newest token or its window."""
         if window not in self._biases:
             slots = torch.arange(self.used, device=self.slots.device)
             hidden = slots > self.slots[:, None]
@@ -330,8 +328,8 @@ def _attention(
     """The function that transformers calls in every attention layer."""
     if layout is None:
         raise ModelError(
-            f"{type(module).__name__} was called without layout=, or its model does not hand keyword "
-            "arguments down to its attention: this architecture is not supported yet"
+            f"{type(module).__name__} was called without layout=, or its model does not hand "
+            "keyword arguments down to its attention: this architecture is not supported yet"
         )
     if s_aux is not None:
         raise ModelError(

@@ -1,6 +1,7 @@
 """Any Hugging Face causal LM as it is: loading, hidden states of packed rows, log-probabilities.
 
-Shapes: T tokens of all sequences of a packed batch, D hidden size, V vocabulary, M chosen positions.
+Shapes: T tokens of all sequences of a packed batch, D hidden size, V vocabulary, M chosen
+positions.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def load_tokenizer(path: Path | str) -> Any:
 
 
 def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Widens the embeddings where the tokenizer has more tokens, and sets the model's special ids."""
+    """Widens the embeddings if the tokenizer has more tokens, and sets the model's special ids."""
     embeddings = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -140,8 +141,8 @@ def require_same_tokenizer(first: Any, second: Any, names: tuple[str, str]) -> N
         return
     different = sorted(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[1])[:3]
     raise ModelError(
-        f"{names[0]} and {names[1]} have different tokenizers ({len(ours)} and {len(theirs)} tokens, "
-        f"first differences: {different}): both must come from the same base model"
+        f"{names[0]} and {names[1]} have different tokenizers ({len(ours)} and {len(theirs)} "
+        f"tokens, first differences: {different}): both must come from the same base model"
     )
 
 

@@ -1,7 +1,7 @@
 """Batched sampling over token ids with a preallocated key/value cache.
 
-The engine knows nothing of text. Prompts of one chunk are prefilled as one flat row without padding,
-once for all ``n`` samples of a prompt; then every step feeds one token per row. Rows that have
+The engine knows nothing of text. Prompts of one chunk are prefilled as one flat row without
+padding, once for all ``n`` samples of a prompt; then every step feeds one token per row. Rows that have
 finished leave the batch: the rows at its end move into their places, so the work shrinks with the
 number of rows still alive.
 
@@ -27,7 +27,7 @@ class Rollout(NamedTuple):
     """Responses of B * n rows; sample j of prompt i is row i * n + j."""
 
     tokens: Tensor  # (B * n, R) response tokens, EOS included, ``pad`` after a row's end
-    logprobs: Tensor  # (B * n, R) fp32 log-probability of every token when it was sampled, 0 after the end
+    logprobs: Tensor  # (B * n, R) fp32 log-probability of every token as it was sampled, then 0
     lengths: Tensor  # (B * n,) response tokens of every row, EOS included
     finished: Tensor  # (B * n,) True where the response ended with EOS, False where it was cut
 
@@ -66,7 +66,7 @@ def sample(
     generator: torch.Generator | None = None,
     max_rows: int = 256,
 ) -> Rollout:
-    """``n`` sampled responses of every prompt, and the log-probabilities with which they were drawn.
+    """``n`` sampled responses of every prompt, and the log-probabilities of their tokens.
 
     temperature 0 is greedy; its logprobs are those at temperature 1. With top_p below 1 the
     logprobs are still those of the full distribution at that temperature, the one that PPO's ratio

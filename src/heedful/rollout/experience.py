@@ -1,4 +1,4 @@
-"""What PPO learns from: rollouts with their scores, reference log-probabilities, values, advantages.
+"""What PPO learns from: rollouts with scores, reference log-probabilities, values, advantages.
 
 Shapes: B episodes, R longest response.
 """
