@@ -10,16 +10,17 @@ A recipe is a TOML file:
     command = "pretrain"                    # a heed command; the rest are its settings
     tokenizer = "{tokenizer}"               # {stage} is that stage's directory, and makes it a need
 
-Every stage runs in a process of its own in ``run_dir/stages/<name>``. ``stage.json`` there says with
-which fingerprint (settings, fingerprints of its needs, sizes and times of outside files) it ended;
-the same fingerprint means it is not run again. A killed run goes on where it was: finished stages
-are skipped, the others resume from their own training state.
+Every stage runs in a process of its own in ``run_dir/stages/<name>``. ``stage.json`` there says
+with which fingerprint (settings, fingerprints of its needs, sizes and times of outside files) it
+ended; the same fingerprint means it is not run again. A killed run goes on where it was: finished
+stages are skipped, the others resume from their own training state.
 """
 
 from __future__ import annotations
 
 import difflib
 import fcntl
+import glob
 import hashlib
 import json
 import multiprocessing
@@ -173,8 +174,8 @@ class _Resolver:
             else:
                 known = ", ".join([*self.variables, *self.tables])
                 raise ConfigError(
-                    f"{self.path}: [stage.{where}] names {{{name}}}, which is neither a variable nor "
-                    f"a stage ({known}); give --{name} VALUE or write it under [variables]"
+                    f"{self.path}: [stage.{where}] names {{{name}}}, which is neither a variable "
+                    f"nor a stage ({known}); give --{name} VALUE or write it under [variables]"
                 )
         return parts
 
@@ -189,22 +190,24 @@ def fingerprint(stage: Stage, fingerprints: dict[str, str]) -> str:
 def _outside_files(stage: Stage) -> list[list[Any]]:
     """[path, size, time] of every existing file that the settings name outside the run."""
     found: list[list[Any]] = []
-    stages_dir = str(stage.directory.parent)
+    run_dir = stage.directory.parent.parent.resolve()
 
     def visit(value: Any) -> None:
         if isinstance(value, dict):
-            for item in value.values():
-                visit(item)
-        elif isinstance(value, list):
+            value = list(value.values())
+        if isinstance(value, list):
             for item in value:
                 visit(item)
-        elif isinstance(value, str) and "/" in value and not value.startswith(stages_dir):
-            path = Path(value)
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in files:
-                if file.is_file():
-                    stat = file.stat()
-                    found.append([str(file), stat.st_size, stat.st_mtime_ns])
+        elif isinstance(value, str) and ("/" in value or Path(value).is_file()):
+            for match in sorted(glob.glob(value, recursive=True)):
+                add(Path(match))
+
+    def add(path: Path) -> None:
+        # what is inside the run changes while it goes on: there, stages name each other
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and not file.resolve().is_relative_to(run_dir):
+                stat = file.stat()
+                found.append([str(file), stat.st_size, stat.st_mtime_ns])
 
     visit({key: value for key, value in stage.settings.items() if key != "run_dir"})
     return found
@@ -345,7 +348,7 @@ def describe(recipe: Recipe) -> str:
         lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")
     like: dict[str, str] = {}  # a model still to be made has the size of the one it starts from
     for stage in recipe.stages.values():
-        base = getattr(stage.config, "base", getattr(stage.config, "policy", None))
+        base: str | None = getattr(stage.config, "base", getattr(stage.config, "policy", None))
         if base is not None:
             like[str(stage.directory / "model")] = like.get(base, base)
         if stage.command in TRAINING:
@@ -392,7 +395,7 @@ def _gold_alarm(console: Console, rows: list[dict[str, Any]]) -> int:
     if score is None or gold is None or not score["holds"] or gold["value"] >= 0:
         return 0
     console.print(
-        "[bold red]The score rose while the true utility fell: the policy exploits the reward model. "
-        "Raise ppo.kl_coef, take more rankings, or stop earlier.[/]"
+        "[bold red]The score rose while the true utility fell: the policy exploits the reward "
+        "model. Raise ppo.kl_coef, take more rankings, or stop earlier.[/]"
     )
     return 1
