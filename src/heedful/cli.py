@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         kind = type(error).__name__
         print(
-            f"error: {kind}: {error}\nThis was not foreseen: run again with `heed --debug ...` to see "
-            "where it happened.",
+            f"error: {kind}: {error}\nThis was not foreseen: run again with `heed --debug ...` to "
+            "see where it happened.",
             file=sys.stderr,
         )
         return 1
@@ -86,8 +86,8 @@ def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="the whole loop on the miniature world, in minutes",
-        description="Pretraining, SFT, reward model, PPO and PPO-ptx on a small invented world, and a "
-        "report that says which of the paper's claims hold. Needs no network.",
+        description="Pretraining, SFT, reward model, PPO and PPO-ptx on a small invented world, and "
+        "a report that says which of the paper's claims hold. Needs no network.",
     )
     demo.add_argument(
         "--run-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s"
@@ -206,7 +206,8 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
 
     command = COMMANDS[options.command]
     model = getattr(importlib.import_module("heedful.config"), command.config)
-    config = load_config(model, options.config, _overrides(rest))
+    path, overrides = _settings(options.config, rest)
+    config = load_config(model, path, overrides)
     if options.dry_run:
         from heedful.commands.plan import derived_numbers
 
@@ -222,13 +223,17 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _overrides(rest: list[str]) -> list[str]:
-    for word in rest:
-        if not word.startswith("--") or "=" not in word:
-            raise ConfigError(
-                f"unexpected argument {word!r}: settings are given as --section.key=value"
-            )
-    return [word[2:] for word in rest]
+def _settings(path: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
+    """(file of settings, overrides): argparse takes an override with a space in it for the file."""
+    words = rest if path is None else [path, *rest]
+    overrides = [word[2:] for word in words if word.startswith("--") and "=" in word]
+    others = [word for word in words if not (word.startswith("--") and "=" in word)]
+    if len(others) > 1 or (others and others[0].startswith("-")):
+        wrong = next((word for word in others if word.startswith("-")), others[-1])
+        raise ConfigError(
+            f"unexpected argument {wrong!r}: settings are given as --section.key=value"
+        )
+    return others[0] if others else None, overrides
 
 
 def _prompts(options: argparse.Namespace, rest: list[str]) -> int:
