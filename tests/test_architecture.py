@@ -17,7 +17,9 @@ MAY_IMPORT = {
     "errors": "",
     "losses": "",
     "records": "errors",
-    "config": "errors",
+    "config_file": "errors",
+    "config_loop": "config_file errors",
+    "config": "config_file config_loop errors",
     "metrics": "errors",
     "models": "errors",
     "distributed": "errors",
@@ -38,7 +40,8 @@ MAY_IMPORT = {
     "cli": "*",
 }
 TORCH_FREE = (
-    "records config errors metrics report data.formats intake simulation store labeling cli"
+    "records config config_file config_loop errors metrics report data.formats intake simulation "
+    "store labeling cli"
 )
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 TENSORBOARD = ("metrics", "torch.utils.tensorboard")  # imported where it was asked for

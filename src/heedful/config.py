@@ -1,37 +1,71 @@
 """Settings: one frozen model per command, read from TOML, overridden by ``--section.key=value``.
 
 Every field says its meaning, its unit and where its default comes from; ``docs/config.md`` is made
-from them. An unknown key is an error that names the nearest known one.
+from them. This module is where every other part imports settings from: it also hands on the
+commands around the training (``config_loop``) and how settings are read and written
+(``config_file``).
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-import typing
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from heedful.errors import ConfigError
+from heedful.config_file import (
+    Positive,
+    PositiveFloat,
+    Section,
+    Share,
+    dump_toml,
+    load_config,
+    make_config,
+    read_toml,
+)
+from heedful.config_loop import (
+    EvaluateConfig,
+    LabelConfig,
+    ReportConfig,
+    SimulateConfig,
+    SummarizeConfig,
+)
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+__all__ = [
+    "PPO",
+    "Compute",
+    "EvaluateConfig",
+    "LabelConfig",
+    "Log",
+    "Lora",
+    "MeasureConfig",
+    "Optim",
+    "PPOConfig",
+    "PrefixConfig",
+    "PretrainConfig",
+    "ReportConfig",
+    "RewardConfig",
+    "SFTConfig",
+    "SampleConfig",
+    "SampledModel",
+    "Sampling",
+    "Section",
+    "Shape",
+    "SimulateConfig",
+    "SnapshotData",
+    "SummarizeConfig",
+    "TextData",
+    "TokenizerConfig",
+    "dump_toml",
+    "load_config",
+    "make_config",
+    "read_toml",
+]
 
 
 class Compute(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute dtype of the model; weights keep an fp32 master copy in training (paper section 3: fp16
-    with fp32 masters). "auto" takes bfloat16 where this processor is fast at it."""
+    """Compute dtype of the model; weights keep an fp32 master copy in training (paper section 3:
+    fp16 with fp32 masters). "auto" takes bfloat16 where this processor is fast at it."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 uses all cores."""
     tokens_per_microbatch: Positive = 8192
@@ -66,7 +100,8 @@ class Log(Section):
     save_every: Annotated[int, Field(ge=0)] = 100
     """Steps between training states from which --resume goes on; 0 saves none."""
     valid_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between validations; 0 validates at the end of every epoch, or at the end of the run."""
+    """Steps between validations; 0 validates at the end of every epoch, or at the end of the
+    run."""
     sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Metric sinks besides metrics.jsonl."""
 
@@ -101,7 +136,8 @@ class TextData(Section):
     valid: tuple[str, ...] = ()
     """Files, folders or globs of held-out text."""
     skip_bad_rows: bool = False
-    """Go on past rows that cannot be read, and write them to bad_rows.jsonl in the run directory."""
+    """Go on past rows that cannot be read, and write them to bad_rows.jsonl in the run
+    directory."""
 
 
 class SnapshotData(Section):
@@ -124,7 +160,8 @@ class SnapshotData(Section):
     long_prompts: Literal["error", "skip", "left"] = "skip"
     """A prompt that is too long: stop, leave it out (the paper's way), or keep its end."""
     skip_bad_rows: bool = False
-    """Go on past rows that cannot be read, and write them to bad_rows.jsonl in the run directory."""
+    """Go on past rows that cannot be read, and write them to bad_rows.jsonl in the run
+    directory."""
 
 
 class Sampling(Section):
@@ -194,8 +231,8 @@ class SFTConfig(Section):
     loss_on_prompt: bool = False
     """Train on prompt tokens as well."""
     select: Literal["last", "valid_loss", "score"] = "last"
-    """Which epoch's weights to publish; "score" is the mean reward-model score on validation prompts
-    (paper C.1: more predictive of human preference than the loss)."""
+    """Which epoch's weights to publish; "score" is the mean reward-model score on validation
+    prompts (paper C.1: more predictive of human preference than the loss)."""
     reward_model: str | None = None
     """Reward model directory for select = "score"."""
     sampling: Sampling = Sampling()
@@ -246,7 +283,8 @@ class PPO(Section):
     kl_coef: Annotated[float, Field(ge=0.0)] = 0.02
     """Weight of the per-token KL penalty: the paper's beta (C.4: 0.02)."""
     kl_target: Annotated[float, Field(ge=0.0)] = 0.0
-    """Target KL in nats per response for an adaptive kl_coef; 0 keeps it fixed, as the paper does."""
+    """Target KL in nats per response for an adaptive kl_coef; 0 keeps it fixed, as the paper
+    does."""
     kl_horizon: Positive = 10_000
     """Horizon of the adaptive kl_coef in episodes (openai/lm-human-preferences)."""
     ptx_coef: Annotated[float, Field(ge=0.0)] = 0.0
@@ -278,7 +316,8 @@ class PPOConfig(Section):
     run_dir: str
     """Directory to write."""
     policy: str
-    """Directory of the PPO init model (2 epochs of SFT with pretraining mix); the KL reference too."""
+    """Directory of the PPO init model (2 epochs of SFT with pretraining mix); the KL reference
+    too."""
     reward_model: str
     """Directory of the reward model; the value function starts as a copy of it."""
     seed: int = 0
@@ -388,210 +427,3 @@ class MeasureConfig(Section):
     recall: str | None = None
     """JSONL file of few-shot quizzes: {"id", "text", "answer"}."""
     compute: Compute = Compute()
-
-
-class SimulateConfig(Section):
-    """heed simulate: the miniature world's text, prompts, demonstrations and probes."""
-
-    run_dir: str
-    """Directory to write."""
-    seed: int = 0
-    """Seed of everything in the world."""
-    num_characters: Positive = 64
-    """Named characters."""
-    num_heldout: Positive = 16
-    """Characters that no training prompt names."""
-    num_documents: Positive = 40_000
-    """Documents of web text for pretraining."""
-    num_valid_documents: Positive = 400
-    """Documents held out."""
-    num_sft_prompts: Positive = 1000
-    """Prompts with a demonstration."""
-    num_rm_prompts: Positive = 2500
-    """Prompts whose completions are ranked."""
-    num_ppo_prompts: Positive = 3000
-    """Prompts for step 3."""
-    num_valid_prompts: Positive = 300
-    """Held-out prompts for model selection and reward-model accuracy."""
-    num_test_prompts: Positive = 500
-    """Prompts for the final evaluation."""
-
-
-class LabelConfig(Section):
-    """heed label (simulated): screened labelers rate and rank completions."""
-
-    run_dir: str
-    """Directory to write: comparisons.jsonl, comparisons_valid.jsonl, comparisons_heldout.jsonl."""
-    world: str
-    """Directory of the world."""
-    completions: str
-    """Completions of training prompts (a file of heed sample)."""
-    completions_valid: str
-    """Completions of validation prompts; held-out labelers rank these too."""
-    seed: int = 0
-    """Seed of the labelers."""
-    labels_per_prompt: Positive = 1
-    """Labelers per prompt (paper 5.3: most comparisons have one)."""
-    overlap: Share = 0.1
-    """Share of prompts that three labelers rank, to measure agreement."""
-
-
-class EvaluateConfig(Section):
-    """heed evaluate (miniature): labelers judge all models; the demo's claims by rule."""
-
-    run_dir: str
-    """Directory to write; claims.json and summary.json in it and in the run."""
-    run: str
-    """Loop run directory."""
-    world: str
-    """Directory of the world."""
-    samples: str
-    """completions.jsonl of all models on the test prompts, with scores."""
-    probes: str
-    """completions.jsonl on all probes: truth, held-out truth, closed domain, toxicity."""
-    measures: str
-    """measures.json of heed measure."""
-    labels: str
-    """Directory of heed label."""
-    reward: str
-    """Directory of heed reward."""
-    shuffled: str | None = None
-    """Directory of heed reward with shuffled pairs, for the ablation."""
-    models: dict[str, str]
-    """Model directories by name, for sizes and lineage."""
-    labelers_per_prompt: Positive = 3
-    """Labelers of each cohort per prompt."""
-    seed: int = 0
-    """Seed of the judges and of the bootstrap."""
-
-
-class SummarizeConfig(Section):
-    """heed summarize: the figures of a loop on real data."""
-
-    run_dir: str
-    """Directory to write; summary.json in it and in the run."""
-    run: str
-    """Loop run directory."""
-    comparisons: tuple[str, ...]
-    """Comparison files of the reward model, for its baselines."""
-    valid_share: Share = 0.05
-    """As in the reward model's settings."""
-    reward: str
-    """Directory of heed reward."""
-    samples: str
-    """completions.jsonl of all models, with scores."""
-    measures: str
-    """measures.json of heed measure."""
-    models: dict[str, str]
-    """Model directories by name."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-
-
-class ReportConfig(Section):
-    """heed report: one self-contained HTML page for a run."""
-
-    run_dir: str
-    """Directory of this stage."""
-    run: str
-    """Loop run directory to report on."""
-    out: str = "report.html"
-    """File to write, relative to the run."""
-
-
-C = TypeVar("C", bound=Section)
-
-
-def load_config(cls: type[C], path: Path | str | None, overrides: list[str] | None = None) -> C:
-    """The settings of a command: defaults, then the TOML file, then ``a.b=value`` overrides.
-
-    Raises ConfigError naming the file, the key and, for an unknown key, the nearest known one.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        values = read_toml(path)
-    for override in overrides or []:
-        _set_dotted(values, override)
-    return make_config(cls, values, str(path or "the command line"))
-
-
-def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
-    """Validated settings from plain values; ``where`` is named in errors."""
-    try:
-        return cls.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(cls, error, where)) from None
-
-
-def read_toml(path: Path | str) -> dict[str, Any]:
-    """The values of a TOML file; ConfigError where it is missing or broken."""
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(
-            f"{path} does not exist: give the path of a TOML file (recipes/ has examples)"
-        )
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-
-
-def dump_toml(config: Section) -> str:
-    """The resolved settings as TOML; loading it gives the same settings again."""
-    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_none(item) for item in value]
-    return value
-
-
-def _set_dotted(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r} is not of the form section.key=value")
-    *sections, last = key.split(".")
-    target = values
-    for section in sections:
-        target = target.setdefault(section, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"override {override!r}: {section} is a value, not a section")
-    target[last] = _parse_value(text)
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _explain(cls: type[Section], error: ValidationError, where: str) -> str:
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(cls, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            lines.append(f"unknown key {key!r}: {hint}")
-        elif item["type"] == "missing":
-            lines.append(f"missing key {key!r}")
-        else:
-            lines.append(f"{key} = {item['input']!r}: {item['msg']}")
-    return f"{where}: " + "; ".join(lines)
-
-
-def _known_keys(cls: type[Section], location: tuple[int | str, ...]) -> list[str]:
-    fields: dict[str, Any] = dict(cls.model_fields)
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = fields[part].annotation
-        candidates = [annotation, *typing.get_args(annotation)]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
-        fields = dict(section.model_fields)
-    return sorted(fields)

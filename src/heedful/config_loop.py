@@ -1,0 +1,114 @@
+"""Settings of the commands around the training: miniature world, labels, figures, report."""
+
+from __future__ import annotations
+
+from heedful.config_file import Positive, Section, Share
+
+
+class SimulateConfig(Section):
+    """heed simulate: the miniature world's text, prompts, demonstrations and probes."""
+
+    run_dir: str
+    """Directory to write."""
+    seed: int = 0
+    """Seed of everything in the world."""
+    num_characters: Positive = 64
+    """Named characters."""
+    num_heldout: Positive = 16
+    """Characters that no training prompt names."""
+    num_documents: Positive = 40_000
+    """Documents of web text for pretraining."""
+    num_valid_documents: Positive = 400
+    """Documents held out."""
+    num_sft_prompts: Positive = 1000
+    """Prompts with a demonstration."""
+    num_rm_prompts: Positive = 2500
+    """Prompts whose completions are ranked."""
+    num_ppo_prompts: Positive = 3000
+    """Prompts for step 3."""
+    num_valid_prompts: Positive = 300
+    """Held-out prompts for model selection and reward-model accuracy."""
+    num_test_prompts: Positive = 500
+    """Prompts for the final evaluation."""
+
+
+class LabelConfig(Section):
+    """heed label (simulated): screened labelers rate and rank completions."""
+
+    run_dir: str
+    """Directory to write: comparisons.jsonl, comparisons_valid.jsonl, comparisons_heldout.jsonl."""
+    world: str
+    """Directory of the world."""
+    completions: str
+    """Completions of training prompts (a file of heed sample)."""
+    completions_valid: str
+    """Completions of validation prompts; held-out labelers rank these too."""
+    seed: int = 0
+    """Seed of the labelers."""
+    labels_per_prompt: Positive = 1
+    """Labelers per prompt (paper 5.3: most comparisons have one)."""
+    overlap: Share = 0.1
+    """Share of prompts that three labelers rank, to measure agreement."""
+
+
+class EvaluateConfig(Section):
+    """heed evaluate (miniature): labelers judge all models; the demo's claims by rule."""
+
+    run_dir: str
+    """Directory to write; claims.json and summary.json in it and in the run."""
+    run: str
+    """Loop run directory."""
+    world: str
+    """Directory of the world."""
+    samples: str
+    """completions.jsonl of all models on the test prompts, with scores."""
+    probes: str
+    """completions.jsonl on all probes: truth, held-out truth, closed domain, toxicity."""
+    measures: str
+    """measures.json of heed measure."""
+    labels: str
+    """Directory of heed label."""
+    reward: str
+    """Directory of heed reward."""
+    shuffled: str | None = None
+    """Directory of heed reward with shuffled pairs, for the ablation."""
+    models: dict[str, str]
+    """Model directories by name, for sizes and lineage."""
+    labelers_per_prompt: Positive = 3
+    """Labelers of each cohort per prompt."""
+    seed: int = 0
+    """Seed of the judges and of the bootstrap."""
+
+
+class SummarizeConfig(Section):
+    """heed summarize: the figures of a loop on real data."""
+
+    run_dir: str
+    """Directory to write; summary.json in it and in the run."""
+    run: str
+    """Loop run directory."""
+    comparisons: tuple[str, ...]
+    """Comparison files of the reward model, for its baselines."""
+    valid_share: Share = 0.05
+    """As in the reward model's settings."""
+    reward: str
+    """Directory of heed reward."""
+    samples: str
+    """completions.jsonl of all models, with scores."""
+    measures: str
+    """measures.json of heed measure."""
+    models: dict[str, str]
+    """Model directories by name."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class ReportConfig(Section):
+    """heed report: one self-contained HTML page for a run."""
+
+    run_dir: str
+    """Directory of this stage."""
+    run: str
+    """Loop run directory to report on."""
+    out: str = "report.html"
+    """File to write, relative to the run."""
