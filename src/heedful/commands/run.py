@@ -26,6 +26,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import string
 import time
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from heedful.config import Section, dump_toml, read_toml
 from heedful.errors import ConfigError, TrainingError
 
 STAGE_FILE = "stage.json"
+STARTED_FILE = "started.txt"
 LOG_FILE = "log.txt"
 POLL_S = 0.2
 PRELOAD = ["torch", "transformers", "heedful.commands.train", "heedful.commands.sample"]
@@ -277,14 +279,20 @@ class _Scheduler:
 
     def _threads(self) -> int:
         """Threads of a stage that starts now: all cores, shared among the stages that can run."""
-        can_run = 1 + len(self.running) + sum(
-            all(need in self.fingerprints for need in stage.needs) for stage in self.waiting.values()
+        can_run = (
+            1
+            + len(self.running)
+            + sum(
+                all(need in self.fingerprints for need in stage.needs)
+                for stage in self.waiting.values()
+            )
         )
         return max(1, (os.cpu_count() or 1) // min(self.jobs, can_run))
 
     def _start(self, stage: Stage, mark: str) -> None:
         stage.directory.mkdir(parents=True, exist_ok=True)
         (stage.directory / STAGE_FILE).unlink(missing_ok=True)
+        _drop_other_state(stage.directory, mark)
         (stage.directory / "progress.json").unlink(missing_ok=True)
         process = self.context.Process(
             target=run_stage,
@@ -328,6 +336,14 @@ class _Scheduler:
             + "\n  ".join(tail)
             + f"\nmend it and run again: what is done is kept ({self.recipe.run_dir})"
         )
+
+
+def _drop_other_state(directory: Path, mark: str) -> None:
+    """Removes the training state of other settings or inputs: it is not this stage's beginning."""
+    started = directory / STARTED_FILE
+    if not started.is_file() or started.read_text(encoding="utf-8") != mark:
+        shutil.rmtree(directory / "state", ignore_errors=True)
+        started.write_text(mark, encoding="utf-8")
 
 
 def _is_done(stage: Stage, mark: str) -> bool:
