@@ -1,0 +1,289 @@
+"""The command line: exit codes, help, and what it says to bad input, without a traceback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heedful.cli import main
+from heedful.commands.table import COMMANDS
+from heedful.errors import ConfigError
+
+DEMONSTRATION = {"prompt": "w2 w3", "response": "w4 w5", "split": "train"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_model, tokenizer) -> Path:
+    """A language model directory, as heed pretrain publishes it."""
+    return publish(tmp_path_factory.mktemp("lm"), tiny_model(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory, model, tokenizer) -> Path:
+    from heedful.models.scalar_model import scalar_model_from
+
+    return publish(tmp_path_factory.mktemp("rm"), scalar_model_from(model, 0), tokenizer)
+
+
+def publish(directory: Path, model: Any, tokenizer: Any) -> Path:
+    from heedful.training import checkpoint
+
+    return checkpoint.publish(model, tokenizer, directory / "model", {})
+
+
+@pytest.fixture
+def heed(capsys) -> Callable[..., tuple[int, str]]:
+    """Runs a command; gives its exit code and what it said on stderr, where no traceback may be."""
+
+    def run(*words: str | Path) -> tuple[int, str]:
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        return code, said
+
+    return run
+
+
+def write_jsonl(path: Path, *rows: dict[str, Any] | str) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def sft(tmp_path: Path, model: Path, demonstrations: Path | str, *more: str) -> list[str]:
+    """The words of a tiny SFT run."""
+    return [
+        "sft",
+        f"--run_dir={tmp_path / 'run'}",
+        f"--base={model}",
+        f'--data.demonstrations=["{demonstrations}"]',
+        "--optim.lr=1e-3",
+        "--optim.batch_size=2",
+        "--epochs=1",
+        "--compute.dtype=float32",
+        *more,
+    ]
+
+
+# Exit codes and help
+
+
+@pytest.mark.parametrize("command", ["demo", "run", "prompts", "doctor", *COMMANDS])
+def test_every_command_has_help_worth_reading(command: str, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out.split()) > 12
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert not [name for name in ("demo", "run", "prompts", "doctor", *COMMANDS) if name not in out]
+
+
+def test_a_run_that_works_ends_with_0_and_a_model(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    code, _ = heed(*sft(tmp_path, model, rows))
+    assert code == 0
+    lineage = json.loads((tmp_path / "run" / "model" / "heedful.json").read_text(encoding="utf-8"))
+    assert lineage["step"] == "sft"
+
+
+@pytest.mark.parametrize("words", [[], ["sftt"], ["prompts"], ["run"], ["doctor", "now"]])
+def test_bad_usage_ends_with_2(words: list[str], heed):
+    code, said = heed(*words)
+    assert code == 2
+    assert said
+
+
+def test_a_dry_run_prints_settings_and_numbers_and_trains_nothing(tmp_path, model, capsys):
+    rows = write_jsonl(tmp_path / "d.jsonl", *[DEMONSTRATION] * 7)
+    assert main([*sft(tmp_path, model, rows), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "epochs = 1.0" in lines
+    # 7 examples in batches of 2
+    assert any(line.split()[:4] == ["updates", "in", "all", "4"] for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+# Settings
+
+
+def test_a_missing_settings_file(heed):
+    code, said = heed("sft", "nowhere.toml")
+    assert code == 2
+    assert "nowhere.toml does not exist" in said
+
+
+def test_broken_toml_is_named_with_its_line(tmp_path, heed):
+    (tmp_path / "a.toml").write_text('run_dir = "x"\nbase = \n', encoding="utf-8")
+    code, said = heed("sft", tmp_path / "a.toml")
+    assert code == 2
+    assert "a.toml is not valid TOML" in said
+    assert "line 2" in said
+
+
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path, heed):
+    code, said = heed(*sft(tmp_path, tmp_path, "d.jsonl", "--optim.batchsize=3"))
+    assert code == 2
+    assert "unknown key 'optim.batchsize': did you mean 'batch_size'?" in said
+
+
+def test_a_setting_out_of_range_says_what_it_may_be(tmp_path, heed):
+    code, said = heed(*sft(tmp_path, tmp_path, "d.jsonl", "--pretraining_mix=2"))
+    assert code == 2
+    assert "pretraining_mix = 2: " in said
+    assert "less than or equal to 1" in said
+
+
+@pytest.mark.parametrize("word", ["--epochs", "-x", "two.toml"])
+def test_an_argument_that_is_no_setting(word: str, tmp_path, heed):
+    code, said = heed("sft", "one.toml", word)
+    assert code == 2
+    assert f"unexpected argument '{word}'" in said
+
+
+def test_a_setting_with_spaces_is_not_taken_for_the_file(tmp_path, heed):
+    models = '--models=[{ name = "a", path = "b" }]'
+    code, said = heed("sample", models, "--prompts=[]", f"--run_dir={tmp_path}", "--dry-run")
+    assert (code, said) == (0, "")
+
+
+# Data
+
+
+def test_a_missing_data_file(tmp_path, model, heed):
+    code, said = heed(*sft(tmp_path, model, tmp_path / "no.jsonl"))
+    assert code == 1
+    assert "no.jsonl does not exist" in said
+
+
+def test_an_empty_data_file(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "empty.jsonl")
+    code, said = heed(*sft(tmp_path, model, rows))
+    assert code == 1
+    assert "empty.jsonl" in said
+    assert "an empty file" in said
+
+
+def test_broken_json_is_named_by_its_line(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, '{"prompt": "w2", ')
+    code, said = heed(*sft(tmp_path, model, rows))
+    assert code == 1
+    assert "d.jsonl, line 2" in said
+
+
+def test_ranks_of_the_wrong_length(tmp_path, model, heed):
+    row = {
+        "prompt": "w2",
+        "completions": [{"text": "w3"}, {"text": "w4"}],
+        "ranks": [1, 2, 3],
+        "split": "train",
+    }
+    rows = write_jsonl(tmp_path / "c.jsonl", row)
+    code, said = heed(
+        "reward",
+        f"--run_dir={tmp_path / 'run'}",
+        f"--base={model}",
+        f'--data.comparisons=["{rows}"]',
+        "--optim.lr=1e-3",
+        "--optim.batch_size=2",
+    )
+    assert code == 1
+    assert "c.jsonl, line 1: field 'ranks': found 3 ranks for 2 completions" in said
+
+
+def test_a_prompt_that_is_too_long_says_how_long_it_is(tmp_path, model, heed):
+    long = DEMONSTRATION | {"prompt": " ".join(["w2"] * 70)}
+    rows = write_jsonl(tmp_path / "d.jsonl", long)
+    settings = ("--data.max_prompt_tokens=32", "--data.long_prompts=error")
+    code, said = heed(*sft(tmp_path, model, rows, *settings))
+    assert code == 1
+    assert "has 70 tokens, the limit is 32" in said
+
+
+# Models
+
+
+def test_a_directory_that_is_not_a_model(tmp_path, tokenizer, heed):
+    tokenizer.save_pretrained(tmp_path / "not")
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION)
+    code, said = heed(*sft(tmp_path, tmp_path / "not", rows))
+    assert code == 1
+    assert "it has no config.json" in said
+
+
+def ppo(tmp_path: Path, policy: Path, reward_model: Path) -> list[str]:
+    prompts = write_jsonl(tmp_path / "p.jsonl", {"text": "w2 w3", "split": "train"})
+    return [
+        "ppo",
+        f"--run_dir={tmp_path / 'run'}",
+        f"--policy={policy}",
+        f"--reward_model={reward_model}",
+        f'--data.prompts=["{prompts}"]',
+        "--compute.dtype=float32",
+    ]
+
+
+def test_a_language_model_is_no_reward_model(tmp_path, model, heed):
+    code, said = heed(*ppo(tmp_path, model, model))
+    assert code == 1
+    assert "is not a reward model" in said
+
+
+def test_policy_and_reward_model_of_different_tokenizers(tmp_path, model, reward_model, heed):
+    from transformers import AutoTokenizer
+
+    other = AutoTokenizer.from_pretrained(str(reward_model))
+    other.add_tokens(["another"])
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    for file in reward_model.iterdir():
+        (strange / file.name).write_bytes(file.read_bytes())
+    other.save_pretrained(strange)
+    code, said = heed(*ppo(tmp_path, model, strange))
+    assert code == 1
+    assert "have different tokenizers (100 and 101 tokens" in said
+
+
+# Runs
+
+
+def test_a_run_that_has_not_ended_is_not_overwritten_unasked(tmp_path, model, heed):
+    (tmp_path / "run" / "state").mkdir(parents=True)
+    (tmp_path / "run" / "state" / "step-00000001.pt").touch()
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    code, said = heed(*sft(tmp_path, model, rows))
+    assert code == 2
+    assert "--resume" in said
+    assert "--restart" in said
+    assert heed(*sft(tmp_path, model, rows), "--restart")[0] == 0
+
+
+@pytest.mark.parametrize("words", [["--debug", "sft", "no.toml"], ["sft", "no.toml", "--debug"]])
+def test_debug_shows_the_traceback(words: list[str]):
+    with pytest.raises(ConfigError):
+        main(words)
+
+
+def test_what_nobody_foresaw_is_one_line_too(monkeypatch, heed):
+    import heedful.commands.doctor
+
+    def fail() -> int:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(heedful.commands.doctor, "run_doctor", fail)
+    code, said = heed("doctor")
+    assert code == 1
+    assert "KeyError" in said
+    assert "--debug" in said
