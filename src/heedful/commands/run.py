@@ -39,9 +39,10 @@ from rich.table import Table
 
 from heedful.commands.plan import derived_numbers
 from heedful.commands.progress import bars, read_progress
+from heedful.commands.recipe_tables import read_recipe
 from heedful.commands.table import TRAINING, stage_config
 from heedful.commands.worker import run_stage
-from heedful.config import Section, dump_toml, read_toml
+from heedful.config import Section, dump_toml
 from heedful.errors import ConfigError, TrainingError
 
 STAGE_FILE = "stage.json"
@@ -82,7 +83,7 @@ def load_recipe(
     Raises ConfigError on an unknown placeholder, variable, command or key, on a setting that is
     impossible, and on a circle of needs.
     """
-    values = read_toml(path)
+    values = read_recipe(path)
     unknown = set(values) - {"goals", "jobs", "run_dir", "variables", "stage"}
     if unknown:
         raise ConfigError(
