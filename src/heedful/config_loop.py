@@ -74,6 +74,8 @@ class EvaluateConfig(Section):
     """Directory of heed reward with shuffled pairs, for the ablation."""
     models: dict[str, str]
     """Model directories by name, for sizes and lineage."""
+    small_aligned: str = "PPO-ptx"
+    """The aligned model that is compared with the "large base"."""
     labelers_per_prompt: Positive = 3
     """Labelers of each cohort per prompt."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""heed evaluate: labelers judge every model of a miniature loop, and the claims are decided by rule."""
+"""heed evaluate: labelers judge every model of a miniature loop; claims are decided by rule."""
 
 from __future__ import annotations
 
@@ -198,7 +198,9 @@ def _claims(
         rules.sft_preferred_to_prompted(preferred("SFT", "prompted")),
         rules.prompted_preferred_to_base(preferred("prompted", "base")),
         rules.small_preferred_to_large_base(
-            preferred("PPO-ptx", "large base"), sizes["PPO-ptx"], sizes["large base"]
+            preferred(config.small_aligned, "large base"),
+            sizes[config.small_aligned],
+            sizes["large base"],
         ),
         rules.more_truthful_than_base(m.difference(m.truth, "PPO-ptx", "base")),
         rules.more_truthful_than_sft(m.difference(m.truth, "PPO-ptx", "SFT")),
