@@ -212,6 +212,28 @@ def test_a_prompt_that_is_too_long_says_how_long_it_is(tmp_path, model, heed):
     assert "has 70 tokens, the limit is 32" in said
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_prompt_longer_than_the_context_of_the_model(
+    tmp_path, tiny_model, tokenizer, heed, architecture: str
+):
+    directory = publish(tmp_path / "lm", tiny_model(architecture), tokenizer)  # context 64
+    long = DEMONSTRATION | {"prompt": " ".join(["w2"] * 70)}
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, long)
+    code, said = heed(*sft(tmp_path, directory, rows))
+    assert code == 1
+    # 70 of the prompt, 2 of the response, EOS
+    assert "have 73 tokens" in said
+    assert "is 64: lower data.max_prompt_tokens" in said
+
+
+def test_prompts_that_are_left_out_are_counted(tmp_path, model, heed):
+    long = DEMONSTRATION | {"prompt": " ".join(["w2"] * 40)}
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION, long)
+    code, said = heed(*sft(tmp_path, model, rows, "--data.max_prompt_tokens=32"))
+    assert code == 0
+    assert "train: 1 prompts of more than 32 tokens left out; 2 rows in all" in said
+
+
 # Models
 
 

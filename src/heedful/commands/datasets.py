@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from heedful.config import SnapshotData
 from heedful.data.bad_rows import BadRows
@@ -15,6 +17,7 @@ from heedful.data.formats import (
     read_prompts,
 )
 from heedful.data.template import PromptLimit, Template
+from heedful.errors import DataError
 from heedful.metrics import iter_jsonl
 from heedful.records import Prompt
 
@@ -32,6 +35,7 @@ def load_demonstrations(
             if prompt is not None:
                 response = template.encode_response(row.response)
                 examples.append(Example(prompt, response[: data.max_response_tokens]))
+    _say_left_out(limit, len(examples), split)
     return examples
 
 
@@ -59,6 +63,7 @@ def load_rankings(
                     row.prompt_id, prompt, responses, list(row.ranks), row.labeler, row.cohort
                 )
             )
+    _say_left_out(limit, len(found), split)
     return found
 
 
@@ -71,6 +76,7 @@ def load_prompts(
         tokens = limit.fit(template, row.text, row.id)
         if tokens is not None:
             found.append(PromptTokens(row.id, row.text, tokens))
+    _say_left_out(limit, len(found), split)
     return found
 
 
@@ -94,5 +100,31 @@ def select_prompts(
     ]
 
 
+def require_context(lengths: Iterable[int], config: Any, path: str) -> None:
+    """Raises DataError where the longest sequence does not fit the context of the model.
+
+    Some architectures fail there, others go on at positions that they were never trained on.
+    """
+    longest = max(lengths, default=0)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise DataError(
+            f"the longest prompt and response have {longest:,} tokens, the context of {path} is "
+            f"{context:,}: lower data.max_prompt_tokens and data.max_response_tokens (in PPO "
+            f"sampling.max_new_tokens) to {context:,} together"
+        )
+
+
 def _limit(data: SnapshotData) -> PromptLimit:
     return PromptLimit(data.max_prompt_tokens, data.long_prompts)
+
+
+def _say_left_out(limit: PromptLimit, num_kept: int, split: str) -> None:
+    """Says on stderr how many prompts were too long: what is missing should not surprise anyone."""
+    for count, what in ((limit.num_skipped, "left out"), (limit.num_cut, "cut at their beginning")):
+        if count:
+            print(
+                f"{split}: {count:,} prompts of more than {limit.max_tokens:,} tokens {what}; "
+                f"{num_kept:,} rows in all",
+                file=sys.stderr,
+            )

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from heedful.commands.datasets import load_demonstrations, load_prompts, load_rankings
+from heedful.commands.datasets import (
+    load_demonstrations,
+    load_prompts,
+    load_rankings,
+    require_context,
+)
 from heedful.commands.progress import file_progress
 from heedful.config import (
     Compute,
@@ -144,6 +149,8 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
     bad = bad_rows(config.data, run_dir)
     examples = load_demonstrations(config.data, template, "train", bad)
     valid = load_demonstrations(config.data, template, "valid", bad)
+    lengths = (len(row.prompt) + len(row.response) for row in [*examples, *valid])
+    require_context(lengths, model.config, config.base)
     text = None
     if config.pretraining_mix > 0:
         text = text_rows(
@@ -204,6 +211,8 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     prompts = load_rankings(config.data, template, "train", bad)
     valid = load_rankings(config.data, template, "valid", bad)
     demonstrations = load_demonstrations(config.data, template, "train", bad)
+    ranked = (len(row.prompt) + len(r) for row in [*prompts, *valid] for r in row.responses)
+    require_context(ranked, model.config, config.base)
     use_lora(model, config.lora, config.seed)
     metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
     merge_adapters(model)
@@ -214,7 +223,7 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
 def _write_valid_scores(
     config: RewardConfig, model: Any, valid: list[RankedPrompt], run_dir: Path
 ) -> None:
-    """valid_scores.jsonl: ranks and scores of every held-out ranking, for the accuracy intervals."""
+    """valid_scores.jsonl: ranks and scores of held-out rankings, for the accuracy intervals."""
     examples = [Example(row.prompt, response) for row in valid for response in row.responses]
     if not examples:
         return
@@ -248,6 +257,12 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     template = Template.of_model(Path(config.policy), tokenizer)
     bad = bad_rows(config.data, run_dir)
     prompts = load_prompts(config.data, template, "train", bad)
+    for scored, path in (
+        (models.policy, config.policy),
+        (models.reward_model, config.reward_model),
+    ):
+        lengths = (len(row.tokens) + config.sampling.max_new_tokens for row in prompts)
+        require_context(lengths, scored.config, path)
     text = None
     if config.ppo.ptx_coef > 0:
         text = text_rows(
@@ -318,7 +333,7 @@ def bad_rows(data: Any, run_dir: Path) -> BadRows:
 
 
 def finish(
-    config: Section,
+    config: PretrainConfig | SFTConfig | RewardConfig | PPOConfig,
     model: Any,
     tokenizer: Any,
     step: str,
@@ -327,7 +342,7 @@ def finish(
     template: Template | None,
 ) -> None:
     """Publishes a trained model with its lineage, and drops the training state."""
-    run_dir = Path(str(config.run_dir))
+    run_dir = Path(config.run_dir)
     lineage = {
         "step": step,
         "parents": {name: lineage_of(path) for name, path in parents.items()},
