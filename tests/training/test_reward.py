@@ -112,6 +112,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(fresh, tmp_path, results_of, int
         assert torch.equal(mine, other), name
 
 
+def test_a_run_with_only_its_model_left_to_publish(fresh, tmp_path, results_of):
+    """The last update is done again with its centering, which must not happen twice."""
+    config = settings(tmp_path, log={"save_every": 1})
+    first, again = fresh(), fresh(seed=3)
+    train(config, first, TRAIN, VALID, DEMONSTRATIONS)
+    before = results_of(tmp_path)
+    train(config, again, TRAIN, VALID, DEMONSTRATIONS)
+    assert results_of(tmp_path) == before
+    for mine, other in zip(again.parameters(), first.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_other_settings_or_data_do_not_resume(fresh, tmp_path, interrupt_at):
     with pytest.raises(KeyboardInterrupt):
         train(settings(tmp_path), fresh(), TRAIN, [], (), interrupt_at(5))

@@ -166,6 +166,25 @@ def test_the_epoch_of_the_best_score_is_kept(tiny_model, tmp_path):
         assert torch.equal(mine, best)
 
 
+def test_a_resumed_run_remembers_the_best_epoch(tiny_model, tmp_path, interrupt_at):
+    """The first of four epochs is the best, and the run is cut in the third."""
+
+    def run(name, values, stop=0):
+        scores = iter(values)
+        model = tiny_model("llama")
+        config = settings(tmp_path / name, select="score", reward_model="unused")
+        progress = interrupt_at(stop)
+        train(config, model, EXAMPLES, [], None, lambda model: next(scores), progress)
+        return model
+
+    whole = run("whole", [3.0, 1.0, 0.0, 2.0])
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", [3.0, 1.0], stop=9)
+    resumed = run("cut", [1.0, 0.0, 2.0])  # from update 5: epochs of 4 updates
+    for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
 @pytest.mark.parametrize("select", ["score", "valid_loss"])
 def test_selection_without_its_measure_is_an_error(tiny_model, tmp_path, select):
     with pytest.raises(DataError, match=f'select = "{select}" needs'):

@@ -28,7 +28,7 @@ def load_scalar_model(path: Path | str, dtype: torch.dtype = torch.float32) -> P
     if not any("SequenceClassification" in name for name in names) or config.num_labels != 1:
         raise ModelError(
             f"{path} is not a reward model: config.json names {names or 'no architecture'} with "
-            f"{config.num_labels} labels; a sequence classifier with 1 is needed (heed reward makes one)"
+            f"{config.num_labels} labels; needed is a classifier with 1 (made by heed reward)"
         )
     return _load(path, config, dtype)
 
@@ -80,7 +80,7 @@ def scalars(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 def center(
     model: PreTrainedModel,
     hidden: Tensor,
-    master_of: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.data,
+    master_of: Callable[[Tensor], Tensor] = lambda parameter: parameter.data,
 ) -> dict[str, float]:
     """Folds a bias into the head so that the given hidden states (M, D) score 0 on average.
 
@@ -89,7 +89,7 @@ def center(
     squares can have it (hidden states are far from centered, so it is close), scaled to be exact
     for the mean. Returns the bias and ``spread``, the standard deviation of v . h: how much the
     fold differs from a true bias, per unit of bias. Where the final norm has a bias (GPT-2), the
-    fold is exact: that bias is used instead. ``master_of`` gives the tensor to change of a parameter.
+    fold is exact: that bias is used instead. ``master_of`` gives a parameter's tensor to change.
     """
     hidden = hidden.float()
     weight = master_of(head_of(model).weight)[0]  # (D,) changed in place

@@ -1,9 +1,9 @@
 """Batched sampling over token ids with a preallocated key/value cache.
 
 The engine knows nothing of text. Prompts of one chunk are prefilled as one flat row without
-padding, once for all ``n`` samples of a prompt; then every step feeds one token per row. Rows that have
-finished leave the batch: the rows at its end move into their places, so the work shrinks with the
-number of rows still alive.
+padding, once for all ``n`` samples of a prompt; then every step feeds one token per row. Rows that
+have finished leave the batch: the rows at its end move into their places, so the work shrinks with
+the number of rows still alive.
 
 Shapes: B prompts times n samples, R response tokens, A rows alive, V vocabulary.
 """
@@ -48,7 +48,18 @@ class Generator(Protocol):
     """What the steps need of a sampler: ``sample`` below, or another engine with its signature."""
 
     def __call__(
-        self, model: Any, prompts: list[list[int]], *, max_new_tokens: int, **settings: Any
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        eos: int,
+        pad: int,
+        n: int = 1,
+        generator: torch.Generator | None = None,
+        max_rows: int = 256,
     ) -> Rollout: ...
 
 
