@@ -86,8 +86,8 @@ def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="the whole loop on the miniature world, in minutes",
-        description="Pretraining, SFT, reward model, PPO and PPO-ptx on a small invented world, and "
-        "a report that says which of the paper's claims hold. Needs no network.",
+        description="Pretraining, SFT, reward model, PPO and PPO-ptx on a small invented world, "
+        "and a report that says which of the paper's claims hold. Needs no network.",
     )
     demo.add_argument(
         "--run-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s"

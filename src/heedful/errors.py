@@ -3,11 +3,11 @@
     HeedfulError
     ├── ConfigError      (ValueError)    a setting is unknown, missing or impossible
     ├── DataError        (ValueError)    a row or file of data cannot be used
-    ├── ModelError       (ValueError)    a directory is not a model, or two models do not fit together
+    ├── ModelError       (ValueError)    a directory is not a model, or two models do not fit
     ├── CheckpointError  (RuntimeError)  a checkpoint cannot be written or read
-    ├── TrainingError    (RuntimeError)  a guard rail stopped the run: non-finite loss, gold falling, ...
+    ├── TrainingError    (RuntimeError)  a guard rail stopped the run: a loss that is not finite
     ├── EvaluationError  (RuntimeError)  an evaluation cannot be computed from what it was given
-    └── MissingExtraError (ImportError)  an optional dependency is needed: the message names the extra
+    └── MissingExtraError (ImportError)  an optional dependency is needed; names the extra
 
 A message says what was found, what was needed, and what to do about it.
 The command line prints the message without a traceback (with one under ``--debug``).

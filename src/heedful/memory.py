@@ -25,4 +25,5 @@ def tune_allocator() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: KEEP_BYTES, M_TOP_PAD: GROW_BYTES}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    taken = [mallopt(name, value) == 1 for name, value in settings.items()]  # asks for every one
+    return all(taken)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeGuard
 
 NUM_COLOURS = 6
 
@@ -209,13 +210,14 @@ def _bottom_axis(scale: _Scale, y: float, label: str, format: Formatter) -> list
     return [*parts, _text((scale.start + scale.end) / 2, y + 34, label, "label", "middle")]
 
 
-def _is_finite(x: float | None) -> bool:
+def _is_finite(x: float | None) -> TypeGuard[float]:
     return x is not None and math.isfinite(x)
 
 
 def _bounds(dot: Dot, format: Formatter) -> str:
-    known = _is_finite(dot.low) and _is_finite(dot.high)
-    return f", 95 % interval {format(dot.low)} to {format(dot.high)}" if known else ""
+    if not (_is_finite(dot.low) and _is_finite(dot.high)):
+        return ""
+    return f", 95 % interval {format(dot.low)} to {format(dot.high)}"
 
 
 def _name_width(names: Sequence[str]) -> float:

@@ -87,12 +87,12 @@ class Rating:
     """
 
     overall: int
-    flags: dict[str, bool | None] = field(default_factory=dict)
+    flags: dict[str, bool | None] = field(default_factory=dict[str, bool | None])
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One labeler's ranking of the K completions of a prompt: rank 1 is best, equal ranks are ties."""
+    """One labeler's ranking of a prompt's K completions: rank 1 is best, equal ranks are ties."""
 
     prompt_id: str
     prompt: str

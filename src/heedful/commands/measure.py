@@ -1,4 +1,4 @@
-"""heed measure: next-token loss on held-out text, and few-shot recall: where the alignment tax shows."""
+"""heed measure: loss on held-out text and few-shot recall, where the alignment tax shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEASURES_FILE = "measures.json"
 
 
 def run_measure(config: MeasureConfig, resume: bool = False) -> None:
-    """Writes measures.json: per model the loss of every document and whether each recall is right."""
+    """Writes measures.json: per model each document's loss and whether each recall is right."""
     run_dir, progress = begin(config, resume)
     documents = []
     for text in read_text(config.text):

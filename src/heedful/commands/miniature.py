@@ -23,7 +23,7 @@ def run_simulate(config: SimulateConfig, resume: bool = False) -> None:
 
 
 def run_label(config: LabelConfig, resume: bool = False) -> None:
-    """Writes comparisons.jsonl (training labelers) and comparisons_heldout.jsonl (validation only)."""
+    """Writes comparisons.jsonl (training labelers) and comparisons_heldout.jsonl (validation)."""
     run_dir, progress = begin(config, resume)
     world = Path(config.world)
     counts = {}

@@ -23,7 +23,7 @@ WRITE_EVERY_S = 0.5
 
 
 def file_progress(run_dir: Path) -> Callable[[int, int], None]:
-    """A progress callback that keeps ``run_dir/progress.json`` up to date, at most twice a second."""
+    """A progress callback that keeps ``run_dir/progress.json`` current, at most twice a second."""
     run_dir.mkdir(parents=True, exist_ok=True)
     last = 0.0
 

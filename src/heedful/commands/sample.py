@@ -163,7 +163,7 @@ def _prompts(
 def prompt_tokens(
     prompts: Sequence[Prompt], tokenizer: Any, spec: SampledModel, limit: int
 ) -> list[list[int]]:
-    """Token ids of prompts in the model's template, or behind its few-shot prefix; ends are kept."""
+    """Token ids of prompts in the model's template or behind its few-shot prefix; ends are kept."""
     if spec.prefix is None:
         template = Template.of_model(Path(spec.path), tokenizer)
         encoded = [template.encode_prompt(prompt.text) for prompt in prompts]
@@ -219,7 +219,7 @@ def completion_scores(
     sampled: Sequence[Sequence[Sampled]],
     compute: Compute,
 ) -> list[list[float]]:
-    """Scores of the answers to the bare prompts (a few-shot prefix is not part of what is judged)."""
+    """Scores of the answers to the bare prompts (no few-shot prefix is judged)."""
     template = Template.default(tokenizer)
     examples = [
         Example(template.encode_prompt(prompt.text), template.encode_response(row.text))

@@ -61,7 +61,7 @@ def stage_config(name: str, settings: dict[str, Any], where: str) -> Section:
 
 
 def run_command(name: str, settings: dict[str, Any], *, threads: int = 0) -> None:
-    """Runs a command with plain settings, resuming where it was; ``threads`` 0 keeps the setting."""
+    """Runs a command with plain settings, from where it was; ``threads`` 0 keeps the setting."""
     config: Any = stage_config(name, settings, f"stage {name}")
     command = COMMANDS[name]
     if threads and hasattr(config, "compute") and config.compute.threads == 0:

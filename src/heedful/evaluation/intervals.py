@@ -193,7 +193,8 @@ def _resampled(
 
 def _by_cluster(totals: Floats, numbers: NDArray[np.intp]) -> tuple[Floats, list[NDArray[np.intp]]]:
     size = int(numbers.max()) + 1
-    summed = np.stack([np.bincount(numbers, column, size) for column in totals.T], axis=1)
+    columns = [np.bincount(numbers, column, size) for column in totals.T]
+    summed = np.stack(columns, axis=1, dtype=float)
     return summed, [np.arange(size)[:, None]]
 
 

@@ -25,8 +25,8 @@ def document_losses(
 ) -> tuple[list[float], list[int]]:
     """(sum of next-token losses in nats, number of predicted tokens) of every document.
 
-    A document is scored after EOS, as it stood in pretraining, its own EOS included; of a longer one
-    its first ``max_document_tokens``.
+    A document is scored after EOS, as it stood in pretraining, its own EOS included; of a longer
+    one its first ``max_document_tokens``.
     """
     eos = tokenizer.eos_token_id
     encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]

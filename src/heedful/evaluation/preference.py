@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ def win_rate(
             f"no judgement ranks both {model!r} and {baseline!r}{where}; "
             f"models seen: {', '.join(seen) or 'none'}"
         )
-    settings = {"num_samples": num_samples, "seed": seed}
+    settings: dict[str, Any] = {"num_samples": num_samples, "seed": seed}
     return WinRate(
         model,
         baseline,
@@ -230,7 +231,7 @@ def fit_strengths(wins: Floats, *, prior: float = PRIOR_WINS) -> Floats:
 
 def implied_win_rate(strength_a: float, strength_b: float) -> float:
     """The chance that a is preferred to b, by their Bradley-Terry strengths."""
-    return float(_sigmoid(np.float64(strength_a - strength_b)))
+    return float(_sigmoid(np.asarray(strength_a - strength_b, dtype=float)))
 
 
 def agreement(

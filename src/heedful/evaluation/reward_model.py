@@ -82,7 +82,7 @@ def _bag_of_words(train: Sequence[Ranking], valid: Sequence[Ranking]) -> list[Sc
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise MissingExtraError(
-            "scikit-learn is needed for the bag-of-words baseline: pip install 'heedful[evaluation]'"
+            "scikit-learn is needed for the bag-of-words baseline: pip install scikit-learn"
         ) from error
     vectorizer = CountVectorizer(min_df=2, binary=True)
     vectorizer.fit(c.text for row in train for c in row.completions)

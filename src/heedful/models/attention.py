@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface
 
 from heedful.errors import ModelError
@@ -108,6 +108,7 @@ class Packed:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: _Options) -> Tensor:
         """(T, H, D) from q (T, H, D), k and v (T, G, D)."""
         if self.cache is not None:
+            assert self.cache_rows is not None  # whoever gives a cache says where to write in it
             rows = self.cache_rows[self.row_of]  # (T,)
             slots = self.position_ids[0]
             self.cache.data[layer, 0, rows, :, slots] = k.to(self.cache.data.dtype)
@@ -216,7 +217,9 @@ class _BucketAttention(torch.autograd.Function):
             flat[bucket.scatter] = grad[bucket.tokens]
             upstream = _split_heads(flat, bucket)
             grad_weights = torch.bmm(upstream, v.transpose(1, 2))
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_scores = torch._softmax_backward_data(  # pyright: ignore[reportPrivateImportUsage]
+                grad_weights, weights, -1, weights.dtype
+            )
             grad_scores.mul_(ctx.scale)
             parts = (
                 torch.bmm(grad_scores, k),
@@ -259,12 +262,12 @@ def _causal_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 def _bucket_sdpa(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, options: _Options) -> Tensor:
     """(N * L, H, D) attention of one bucket by the library's kernels, any window or soft cap."""
-    rows = [
+    queries, keys, values = (
         x.index_select(0, bucket.gather)
         .view(bucket.num_rows, bucket.length, *x.shape[1:])
         .transpose(1, 2)
         for x in (q, k, v)
-    ]
+    )
     bias = None
     if options.window is not None or options.softcap is not None:
         ahead = torch.arange(bucket.length, device=q.device)
@@ -276,7 +279,9 @@ def _bucket_sdpa(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, options: _Opti
         bias = bias.masked_fill_(hidden, float("-inf"))
     if options.softcap is None:
         out = F.scaled_dot_product_attention(
-            *rows,
+            queries,
+            keys,
+            values,
             attn_mask=bias,
             is_causal=bias is None,
             dropout_p=options.dropout,
@@ -284,11 +289,13 @@ def _bucket_sdpa(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, options: _Opti
             enable_gqa=q.shape[1] != k.shape[1],
         )
     else:
-        out = _softcap_attention(*rows, bias, options)
+        assert bias is not None  # made above wherever there is a soft cap
+        out = _softcap_attention(queries, keys, values, bias, options)
     return out.transpose(1, 2).reshape(-1, q.shape[1], q.shape[2])
 
 
 def _softcap_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, options: _Options) -> Tensor:
+    assert options.softcap is not None
     repeat = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(repeat, dim=1).to(q.dtype) for x in (k, v))
     scores = torch.matmul(q, k.transpose(-1, -2)) * options.scale
@@ -311,7 +318,7 @@ def _group_by_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _attention(
-    module: nn.Module,
+    module: Any,  # an attention layer of the model, which knows its own layer_idx
     query: Tensor,  # (1, H, T, D)
     key: Tensor,  # (1, G, T, D)
     value: Tensor,

@@ -120,7 +120,7 @@ def load_tokenizer(path: Path | str) -> Any:
 
 def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     """Widens the embeddings if the tokenizer has more tokens, and sets the model's special ids."""
-    embeddings = model.get_input_embeddings()
+    embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         embeddings = model.get_input_embeddings()
@@ -167,7 +167,7 @@ def token_logprobs(
     The (M, V) logits never exist at once: chunks are computed, used and dropped, in the forward and
     again in the backward pass.
     """
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     scale, softcap = logit_transform(model.config)
     bias = getattr(head, "bias", None)
     return _ChunkedLogprobs.apply(
@@ -177,7 +177,7 @@ def token_logprobs(
 
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """(M, V) fp32 logits at hidden (M, D)."""
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     scale, softcap = logit_transform(model.config)
     return _logits(hidden, head.weight, getattr(head, "bias", None), scale, softcap, 1.0)
 
@@ -249,7 +249,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return (
             grad_hidden,
             grad_weight.to(weight.dtype),
-            None if bias is None else grad_bias.to(bias.dtype),
+            None if bias is None or grad_bias is None else grad_bias.to(bias.dtype),
             None,
             None,
             None,
@@ -266,7 +266,8 @@ def _bf16_products(dtype: torch.dtype) -> Iterator[None]:
     if dtype != torch.bfloat16:
         yield
         return
-    backends = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
+    mkldnn: Any = torch.backends.mkldnn  # matmul is missing in its type hints
+    backends = (mkldnn.matmul, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]
     try:
         backends[0].fp32_precision = "bf16"
@@ -294,7 +295,7 @@ def set_residual_dropout(model: PreTrainedModel, p: float) -> None:
         for module in own:
             module.p = p
         for name, module in model.named_modules():
-            if name.endswith("mlp.dropout"):
+            if isinstance(module, nn.Dropout) and name.endswith("mlp.dropout"):
                 module.p = p
         return
     if p == 0.0:

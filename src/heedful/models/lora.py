@@ -27,7 +27,11 @@ def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], se
     except ImportError as error:
         raise MissingExtraError("peft is needed for LoRA: pip install 'heedful[train]'") from error
     head = getattr(model, "score", None)
-    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets) or None)
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  (any number serves)
+        target_modules=list(targets) or None,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:

@@ -47,7 +47,8 @@ class Adam:
         self.weights = torch.empty(total, dtype=first.dtype, device=first.device)
         self.grads = torch.zeros_like(self.weights)
         self.master = nn.Parameter(torch.empty(total, dtype=torch.float32, device=first.device))
-        self.master.grad = torch.zeros_like(self.master)
+        self.collected = torch.zeros_like(self.master)  # the sum of gradients
+        self.master.grad = self.collected
         start = 0
         for _, parameter in named:
             part = slice(start, start + parameter.numel())
@@ -63,7 +64,7 @@ class Adam:
 
     def collect(self) -> None:
         """Moves the gradients of the last backward pass into the fp32 sum."""
-        self.master.grad.add_(self.grads)
+        self.collected.add_(self.grads)
         self.grads.zero_()
 
     def grad_norm(self, batch: Any, run_dir: Path, where: str) -> float:
@@ -71,7 +72,7 @@ class Adam:
 
         Raises TrainingError naming the tensor where it is not finite, with the batch saved.
         """
-        norm = float(self.master.grad.norm())
+        norm = float(self.collected.norm())
         if not math.isfinite(norm):
             raise _non_finite(
                 f"the gradient of {self._worst()} is not finite", batch, run_dir, where
@@ -85,16 +86,16 @@ class Adam:
         """
         norm = self.grad_norm(batch, run_dir, where)
         if norm > self.max_grad_norm:
-            self.master.grad.mul_(self.max_grad_norm / norm)
+            self.collected.mul_(self.max_grad_norm / norm)
         for group in self._adam.param_groups:
             group["lr"] = lr
         self._adam.step()
         self.sync()
-        self.master.grad.zero_()
+        self.collected.zero_()
         return norm
 
     def _worst(self) -> str:
-        parts = self.master.grad.split(self.sizes)
+        parts = self.collected.split(self.sizes)
         pairs = zip(self.names, parts, strict=True)
         return next(
             (name for name, part in pairs if not part.isfinite().all()), "all tensors together"
@@ -105,7 +106,7 @@ class Adam:
         self.master.data.copy_(master)
         self.sync()
 
-    def master_of(self, parameter: nn.Parameter) -> Tensor:
+    def master_of(self, parameter: Tensor) -> Tensor:
         """The fp32 master of a parameter, as a view; ``sync`` after changing it."""
         start = parameter.data.storage_offset()
         return self.master.data[start : start + parameter.numel()].view(parameter.shape)

@@ -96,10 +96,7 @@ def train(
         batch = [examples[i] for i in indices]
         last = _update(config, model, optimizer, batch, text, step, num_steps, run_dir)
         if step + 1 == num_steps or (step + 1) % every == 0:
-            if valid:
-                last["valid/loss"] = valid_loss(model, valid, config.compute.tokens_per_microbatch)
-            if score_model is not None:
-                last["valid/score"] = score_model(model)
+            last |= _validate(model, valid, score_model, config.compute.tokens_per_microbatch)
             best.offer(optimizer, last)
         last["data/epoch"] = (step + 1) / per_epoch
         log.log(step, last, of=num_steps)
@@ -182,6 +179,16 @@ def _update(
 
 def _num_tokens(example: Example) -> int:
     return len(example.prompt) + len(example.response)
+
+
+def _validate(
+    model: Any, valid: Sequence[Example], score_model: ScoreModel | None, max_tokens: int
+) -> dict[str, float]:
+    """Loss on held-out demonstrations and mean score of samples, whichever can be measured."""
+    metrics = {"valid/loss": valid_loss(model, valid, max_tokens)} if valid else {}
+    if score_model is not None:
+        metrics["valid/score"] = score_model(model)
+    return metrics
 
 
 @torch.no_grad()

@@ -125,9 +125,7 @@ def train(
         last = describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
         for observer in observers:
             last |= observer(batch, experience)
-        if config.eval_every and (
-            (iteration + 1) % config.eval_every == 0 or iteration + 1 == total
-        ):
+        if _evaluation_is_due(config, iteration):
             for evaluator in evaluators:
                 last |= evaluator(models.policy, iteration)
             timer.lap("evaluate")
@@ -144,6 +142,12 @@ def train(
     trainer.publish_weights()
     models.policy.eval()
     return last
+
+
+def _evaluation_is_due(config: PPOConfig, iteration: int) -> bool:
+    """True at every ``eval_every``-th iteration and at the last; never where that is 0."""
+    done, every = iteration + 1, config.eval_every
+    return every > 0 and (done % every == 0 or done == num_iterations(config.ppo))
 
 
 def _check(config: PPOConfig, prompts: Sequence[PromptTokens], text: TextRows | None) -> None:
