@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from heedful.cli import main
+from heedful.commands.recipe_tables import read_recipe
 from heedful.commands.run import Recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -24,10 +25,9 @@ BY_SIZE = {
 
 def given(path: Path) -> dict[str, str]:
     """A value for every variable that a recipe needs and does not set itself."""
-    text = path.read_text(encoding="utf-8")
-    values = tomllib.loads(text)
-    code = re.sub(r"(?m)^\s*#.*", "", text)
-    needed = set(re.findall(r"\{(\w+)\}", code)) - {"run", *values["stage"], *values["variables"]}
+    values = read_recipe(path)
+    named = set(re.findall(r"\{(\w+)\}", json.dumps(values)))
+    needed = named - {"run", *values["stage"], *values["variables"]}
     return {name: f"some/{name}" for name in needed}
 
 
@@ -38,8 +38,7 @@ def load(size: str) -> Recipe:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_loads_and_every_stage_is_reached(path: Path):
     recipe = load_recipe(path, variables=given(path))
-    stages = set(tomllib.loads(path.read_text(encoding="utf-8"))["stage"])
-    assert set(recipe.stages) == stages
+    assert set(recipe.stages) == set(read_recipe(path)["stage"])
 
 
 def test_every_recipe_is_known_by_name(capsys):

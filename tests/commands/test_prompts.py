@@ -1,0 +1,87 @@
+"""heed prompts: what is written, what is dropped and why, and the counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heedful.cli import main
+
+PROMPTS: list[dict[str, Any]] = [
+    *({"text": f"{i} is the number that I want a poem about", "user": f"u{i}"} for i in range(20)),
+    {"text": "0 is the number that I want a poem about, and a long one", "user": "u99"},
+    {"text": "   \n"},
+    *({"text": f"{chr(97 + i)} begins which word of French?", "user": "heavy"} for i in range(5)),
+]
+
+
+@pytest.fixture
+def files(tmp_path) -> tuple[Path, Path]:
+    """(prompts to read, file to write)."""
+    path = tmp_path / "logs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS[:21] + PROMPTS[22:]))
+    return path, tmp_path / "out" / "prompts.jsonl"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_import_writes_clean_prompts_and_says_what_was_dropped(files, capsys):
+    path, out = files
+    words = ["--cap", "3", "--valid", "0.2", "--test", "0.2", "--seed", "4"]
+    assert main(["prompts", "import", str(path), "--out", str(out), *words]) == 0
+    rows = read(out)
+    assert len(rows) == 23  # 26 less a near-duplicate and 2 over the cap
+    assert sum(row["user"] == "heavy" for row in rows) == 3
+    assert len({row["split"] for row in rows if row["user"] == "heavy"}) == 1
+    said = capsys.readouterr().out
+    for name, count in (("near-duplicate", "-1"), ("over the user's cap", "-2"), ("kept", "23")):
+        assert any(name in line and count in line for line in said.splitlines()), name
+    assert not list(out.parent.glob("*.partial"))
+
+
+def test_the_same_seed_writes_the_same_file(files):
+    path, out = files
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main(["prompts", "import", str(path), "--out", str(out), "--seed", seed]) == 0
+        texts.append(out.read_text(encoding="utf-8"))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_bad_rows_stop_the_import_or_are_written_down(files, capsys):
+    path, out = files
+    with path.open("a", encoding="utf-8") as file:
+        file.write("not json\n")
+    assert main(["prompts", "import", str(path), "--out", str(out)]) == 1
+    assert "line 27" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["prompts", "import", str(path), "--out", str(out), "--skip-bad-rows"]) == 0
+    assert read(out.parent / "bad_rows.jsonl")[0]["line"] == 27
+
+
+def test_nothing_left_is_an_error(files, capsys):
+    path, out = files
+    words = ["--languages", "xx"]
+    assert main(["prompts", "import", str(path), "--out", str(out), *words]) == 1
+    assert "prompts is left" in capsys.readouterr().err
+
+
+def test_stats_count_by_split_source_and_use_case(tmp_path, capsys):
+    path = tmp_path / "p.jsonl"
+    rows = [
+        {"text": "one two", "source": "labeler", "split": "train", "use_case": "chat"},
+        {"text": "three", "split": "train", "use_case": "chat", "user": "a"},
+        {"text": "four", "split": "valid", "user": "b"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert main(["prompts", "stats", str(path)]) == 0
+    lines = capsys.readouterr().out.replace("│", " ").splitlines()
+    found = {cells[0]: cells[1:] for cells in map(str.split, lines) if cells}
+    assert found["all"] == ["1", "2", "3", "2"]  # labeler, api, all, users
+    assert found["chat"] == ["2", "100.0%", "8.4", "%"]
+    assert found["valid"] == ["1", "4", "4", "4", "4", "4", "4"]  # the table of lengths comes last
