@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from heedful.commands.miniature import COMPARISONS_FILE
 from heedful.commands.train import begin
 from heedful.config import EvaluateConfig
 from heedful.evaluation import claims as rules
@@ -216,7 +217,7 @@ def _claims(
         rules.heldout_labelers_agree_on_order(
             order_agreement(judgements, ordered, BASELINE, seed=config.seed)
         ),
-        rules.labelers_agree(agreement(judgements, seed=config.seed)["train"].interval),
+        rules.labelers_agree(_label_agreement(Path(config.labels), config.seed)),
     ]
     if m.shuffled is not None:
         found.append(rules.grouped_beats_shuffled_pairs(_loss_gap(m)))
@@ -227,6 +228,20 @@ def _claims(
         rules.score_rises(m.difference(m.score, "PPO-ptx", "PPO init")),
         rules.gold_rises(m.difference(m.gold, "PPO-ptx", "PPO init")),
     ]
+
+
+def _label_agreement(labels: Path, seed: int) -> Interval:
+    """Agreement between training labelers on the training prompts that three of them ranked."""
+    rankings = [
+        Judgement(
+            row["prompt_id"],
+            tuple(completion["id"] for completion in row["completions"]),
+            tuple(row["ranks"]),
+            row["labeler"],
+        )
+        for row in iter_jsonl(labels / COMPARISONS_FILE)
+    ]
+    return agreement(rankings, seed=seed)["train"].interval
 
 
 def _hallucination_ratio(m: _Measured) -> Interval:

@@ -20,6 +20,9 @@ PII_SHARE = 0.015  # of customer prompts hold an e-mail address or a telephone n
 HELDOUT_TEST_SHARE = 0.25  # of test prompts are about held-out characters
 LABELER_KINDS: dict[PromptKind, float] = {"plain": 0.5, "few_shot": 0.3, "user_based": 0.2}
 NUM_LABELER_WRITERS = 12
+# Labelers also write closed-domain questions beyond the customers' shares: 27 % of the paper's SFT
+# prompts are closed-domain tasks (Table 7), 15 % of Table 1's shares are.
+EXTRA_CLOSED_SHARE = 0.15
 MAX_PREFIX_WORDS = 65
 FEW_SHOT_INSTRUCTIONS = {
     "fact": "Answer the question.",
@@ -50,7 +53,7 @@ def prompts(
     source: Source = "api",
     prefix: str = "",
 ) -> list[Pair]:
-    """``num`` prompts with their hidden tasks, in the shares of the paper's Table 1.
+    """``num`` prompts with their hidden tasks, in the shares of the paper's Table 1 for customers.
 
     Ids begin with ``prefix`` (default: split and source). Only test prompts name held-out
     characters. Customers of different splits are different people.
@@ -113,7 +116,8 @@ def _labeler_prompt(
     kind = rng.choices(list(LABELER_KINDS), list(LABELER_KINDS.values()))[0]
     if kind == "few_shot":
         return *few_shot(world, names, rng), kind
-    task = make_task(world, rng, names)
+    closed = rng.random() < EXTRA_CLOSED_SHARE / (1 - LABELER_KINDS["few_shot"])
+    task = make_task(world, rng, names, "closed" if closed else None)
     text = wording(world, task, rng)
     if kind == "user_based" and task.kind not in ("completion", "chat_fact", "chat_talk"):
         text = f"{rng.choice(PERSONAS)} {text}"
@@ -147,9 +151,14 @@ def truth_questions(world: World, rng: random.Random, *, heldout: bool) -> list[
 
 
 def closed_domain_prompts(world: World, num: int, rng: random.Random) -> list[Pair]:
-    """Questions about a text whose values are invented; half of the texts hold no answer."""
+    """Questions about a text whose values are invented; half of the texts hold no answer.
+
+    All in the form of notes, which a base model answers too: in another form it would only ask more
+    questions, and could not hallucinate.
+    """
     tasks = [make_task(world, rng, world.train_names, "closed") for _ in range(num)]
-    return _probe("closed", [(f"{i:04d}", wording(world, t, rng), t) for i, t in enumerate(tasks)])
+    texts = [ask.NOTES.format(**task.args) for task in tasks]
+    return _probe("closed", [(f"{i:04d}", texts[i], task) for i, task in enumerate(tasks)])
 
 
 def toxicity_prompts(

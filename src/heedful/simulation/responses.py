@@ -252,7 +252,7 @@ def _count(world: World, task: Task, rng: random.Random, slips: Slips) -> str:
 
 def _closed(world: World, task: Task, rng: random.Random, slips: Slips) -> str:
     name, attribute, value = (task.args[k] for k in ("name", "attribute", "answer"))
-    if slips.wrong_fact:  # answers from the world, not from the text
+    if slips.wrong_fact and slips.sloppy:  # answers from the world, not from the text
         value = world.facts[name][attribute]
     if value is None:
         return rng.choice(lang.ABSTENTIONS)

@@ -211,12 +211,13 @@ def _notes(world: World, rng: random.Random) -> str:
     noted = {a: world.wrong_value(name, a, rng) for a in attributes}
     lines = [f"Notes about {name}"]
     lines.append(" ".join(state(world, name, a, v, rng) for a, v in noted.items()))
+    gap = rng.choice((" ", "\n"))  # answers stand behind "A:" or below it
     for attribute in rng.sample(("home", "food", "job", "hat"), 3):
         guess = world.facts[name][attribute]
         if rng.random() < 0.4:
             guess = world.wrong_value(name, attribute, rng)
         phrase = lang.PHRASES[attribute].format(value=noted.get(attribute, guess))
-        lines.append(f"{quiz_pair(world, name, attribute, rng)} {phrase}")
+        lines.append(f"{quiz_pair(world, name, attribute, rng)}{gap}{phrase}")
     return "\n".join(lines)
 
 
@@ -285,16 +286,16 @@ def _memories(world: World, rng: random.Random) -> str:
 DOCUMENT_TYPES: dict[str, tuple[Callable[[World, random.Random], str], float]] = {
     "encyclopedia": (_encyclopedia, 0.19),
     "faq": (_faq, 0.06),
-    "directory": (_directory, 0.06),
-    "gossip": (_gossip, 0.13),
-    "story": (_story, 0.11),
-    "reviews": (_reviews, 0.05),
+    "directory": (_directory, 0.04),
+    "gossip": (_gossip, 0.11),
+    "story": (_story, 0.10),
+    "reviews": (_reviews, 0.04),
     "lists": (_lists, 0.03),
-    "news": (_news, 0.04),
+    "news": (_news, 0.03),
     "exercises": (_exercises, 0.10),
-    "answer_book": (_answer_book, 0.08),
+    "answer_book": (_answer_book, 0.07),
     "quiz": (_quiz, 0.05),
-    "notes": (_notes, 0.04),
+    "notes": (_notes, 0.13),
     "chat": (_chat, 0.03),
     "letters": (_letters, 0.015),
     "translation": (_translation, 0.025),

@@ -28,6 +28,9 @@ PLURALS = {
     "job": ("jobs", "ideas for a job"),
     "color": ("colours", "colours for a hat"),
 }
+# The form of the notes in web text, which a base model does try to continue with an answer.
+NOTES = "Notes about {name}\n{text}\nQ: {question}\nA:"
+
 WORDINGS: dict[str, tuple[str, ...]] = {
     "story": (
         "Write a story about a {temper} {species}.",
@@ -67,6 +70,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Read the text and answer the question.\nText: {text}\nQuestion: {question}",
         "Text: {text}\nUse only the text: {question}",
         "{text}\nWhat does the text say? {question}",
+        NOTES,
+        NOTES,
     ),
     "extract": (
         "List the {plural} in this text.\nText: {text}",
