@@ -15,7 +15,9 @@ def write(directory: Path, name: str, text: str) -> Path:
 
 
 def test_tables_of_the_other_recipe_are_merged_key_by_key(tmp_path: Path) -> None:
-    write(tmp_path, "a.toml", 'jobs = 2\n[stage.x]\ncommand = "sft"\noptim = { lr = 1.0, eps = 2 }\n')
+    write(
+        tmp_path, "a.toml", 'jobs = 2\n[stage.x]\ncommand = "sft"\noptim = { lr = 1.0, eps = 2 }\n'
+    )
     path = write(tmp_path, "b.toml", 'extends = "a.toml"\n[stage.x]\noptim = { lr = 3.0 }\n')
     assert read_recipe(path) == {
         "jobs": 2,
