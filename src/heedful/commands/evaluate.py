@@ -45,7 +45,7 @@ Rows = list[dict[str, Any]]
 
 def run_evaluate(config: EvaluateConfig, resume: bool = False) -> None:
     """Writes judgements.jsonl, claims.json and summary.json; prints the claims table."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     world = Path(config.world)
     judge(
         world,

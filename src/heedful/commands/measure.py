@@ -17,7 +17,7 @@ MEASURES_FILE = "measures.json"
 
 def run_measure(config: MeasureConfig, resume: bool = False) -> None:
     """Writes measures.json: per model each document's loss and whether each recall is right."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     documents = []
     for text in read_text(config.text):
         documents.append(text)

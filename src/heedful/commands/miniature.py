@@ -17,14 +17,14 @@ LABELS_FILE = "labels.json"
 
 def run_simulate(config: SimulateConfig, resume: bool = False) -> None:
     """Writes a world: text, prompts, hidden tasks, demonstrations, probes."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     write_world(run_dir, **config.model_dump(exclude={"run_dir"}))
     progress(1, 1)
 
 
 def run_label(config: LabelConfig, resume: bool = False) -> None:
     """Writes comparisons.jsonl (training labelers) and comparisons_heldout.jsonl (validation)."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     world = Path(config.world)
     counts = {}
     parts = [

@@ -1,9 +1,9 @@
 """The tables of a recipe file, after ``extends`` (another recipe's) and ``like`` (another stage's).
 
-    extends = "miniature.toml"        # beside this file; tables here are merged over its tables
-    [stage.ppo_seed1]
-    like = "ppo"                      # the settings of [stage.ppo], with these merged over them
-    seed = 1
+extends = "miniature.toml"        # beside this file; tables here are merged over its tables
+[stage.ppo_seed1]
+like = "ppo"                      # the settings of [stage.ppo], with these merged over them
+seed = 1
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _cut(text: str, finished: bool, stop: Sequence[str]) -> Sampled:
 
 def run_sample(config: SampleConfig, resume: bool = False) -> None:
     """Writes completions.jsonl: a row per prompt with the completions of every model."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     prompts = _prompts(config.prompts, config.split, config.use, config.limit, config.valid_share)
     completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
     total = len(prompts) * len(config.models)
@@ -179,7 +179,7 @@ def prompt_tokens(
 
 def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     """Writes prefix.json: the candidate under which the base model's answers score best."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.model)
     reward_tokenizer = load_tokenizer(config.reward_model)
     require_same_tokenizer(tokenizer, reward_tokenizer, (config.model, config.reward_model))

@@ -20,7 +20,7 @@ from heedful.metrics import iter_jsonl
 
 def run_summarize(config: SummarizeConfig, resume: bool = False) -> None:
     """Writes summary.json in its own directory and in the run's."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     bad = BadRows(skip=True)
     rankings = [
         row

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -27,10 +27,12 @@ from heedful.config import (
     Section,
     SFTConfig,
     TokenizerConfig,
+    read_toml,
 )
 from heedful.data.bad_rows import BadRows
 from heedful.data.examples import Example, RankedPrompt
 from heedful.data.formats import read_demonstrations, read_text
+from heedful.data.rows import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from heedful.data.template import Template
 from heedful.data.text import TextRows, tokenize_text
 from heedful.errors import ConfigError
@@ -46,7 +48,7 @@ from heedful.models.language_model import (
     read_lineage,
     require_same_tokenizer,
 )
-from heedful.models.lora import add_adapters, merge_adapters
+from heedful.models.lora import add_adapters, has_adapters, merge_adapters_into
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.rollout.engine import sample
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
@@ -54,27 +56,44 @@ from heedful.training.checkpoint import FINAL_MODEL, drop_state, git_state, publ
 
 EOS_TOKEN = "<|endoftext|>"
 
+C = TypeVar("C", bound=Section)
 
-def begin(config: Any, resume: bool) -> tuple[Path, Callable[[int, int], None]]:
-    """The run directory, ready, and its progress callback; sets the threads of this process."""
-    run_dir = Path(config.run_dir)
+
+def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]:
+    """The settings with their dtype decided, the run directory, ready, and its progress callback.
+
+    Also sets the threads of this process. A dtype of "auto" is measured once for a run directory: a
+    resumed run computes as it began.
+    """
+    run_dir = Path(str(config.model_dump()["run_dir"]))
     if not resume and list((run_dir / "state").glob("step-*.pt")):
         raise ConfigError(
             f"{run_dir} holds the training state of a run that has not ended: go on with --resume, "
             "start over with --restart, or give another run_dir"
         )
-    start_run(config, run_dir)
     compute = getattr(config, "compute", None)
-    if isinstance(compute, Compute) and compute.threads:
-        torch.set_num_threads(compute.threads)
-    return run_dir, file_progress(run_dir)
+    if isinstance(compute, Compute):
+        if compute.threads:
+            torch.set_num_threads(compute.threads)
+        compute = compute.model_copy(update={"dtype": _decided_dtype(compute.dtype, run_dir)})
+        config = config.model_copy(update={"compute": compute})
+    start_run(config, run_dir)
+    return config, run_dir, file_progress(run_dir)
+
+
+def _decided_dtype(name: str, run_dir: Path) -> str:
+    """ "float32" or "bfloat16"; the one that a state in the run directory was made with, if any."""
+    file = run_dir / "config.toml"
+    if name == "auto" and list((run_dir / "state").glob("step-*.pt")) and file.is_file():
+        name = read_toml(file).get("compute", {}).get("dtype", name)
+    return str(pick_dtype(name)).removeprefix("torch.")
 
 
 def run_tokenizer(config: TokenizerConfig, resume: bool = False) -> None:
     """Trains a byte-level BPE tokenizer; its directory is the run directory itself."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     bad = bad_rows(config.data, run_dir)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -110,7 +129,7 @@ def run_tokenizer(config: TokenizerConfig, resume: bool = False) -> None:
 
 def run_pretrain(config: PretrainConfig, resume: bool = False) -> None:
     """Step 0: a Llama-architecture base model from text."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.tokenizer)
     shape = config.shape
     architecture = LlamaConfig(
@@ -141,7 +160,7 @@ def run_pretrain(config: PretrainConfig, resume: bool = False) -> None:
 
 def run_sft(config: SFTConfig, resume: bool = False) -> None:
     """Step 1: a supervised policy."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.base)
     model = load_language_model(config.base)
     fit_vocabulary(model, tokenizer)
@@ -161,7 +180,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
         score = _score_on_validation(config, tokenizer, template, bad)
     use_lora(model, config.lora, config.seed)
     metrics = step1_sft.train(config, model, examples, valid, text, score, progress)
-    merge_adapters(model)
+    model = merged(model, lambda: load_language_model(config.base), tokenizer)
     finish(config, model, tokenizer, "sft", {"base": config.base}, metrics, template)
 
 
@@ -202,7 +221,7 @@ def _score_on_validation(
 
 def run_reward(config: RewardConfig, resume: bool = False) -> None:
     """Step 2: a reward model."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.base)
     model = scalar_model_from(config.base, config.seed)
     fit_vocabulary(model, tokenizer)
@@ -215,7 +234,7 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     require_context(ranked, model.config, config.base)
     use_lora(model, config.lora, config.seed)
     metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
-    merge_adapters(model)
+    model = merged(model, lambda: scalar_model_from(config.base, config.seed), tokenizer)
     _write_valid_scores(config, model, valid, run_dir)
     finish(config, model, tokenizer, "reward", {"base": config.base}, metrics, template)
 
@@ -238,7 +257,7 @@ def _write_valid_scores(
 
 def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     """Step 3: PPO, or PPO-ptx where ptx_coef is above 0."""
-    run_dir, progress = begin(config, resume)
+    config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.policy)
     require_same_tokenizer(
         tokenizer, load_tokenizer(config.reward_model), (config.policy, config.reward_model)
@@ -254,6 +273,9 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     for model in (models.policy, models.value_function):
         use_lora(model, config.lora, config.seed)
         cast_weights(model, dtype)
+    for model in (models.policy, models.reference, models.reward_model, models.value_function):
+        if model is not None:
+            fit_vocabulary(model, tokenizer)
     template = Template.of_model(Path(config.policy), tokenizer)
     bad = bad_rows(config.data, run_dir)
     prompts = load_prompts(config.data, template, "train", bad)
@@ -279,7 +301,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         decode=template.decode_response,
         progress=progress,
     )
-    merge_adapters(models.policy)
+    models.policy = merged(models.policy, lambda: load_language_model(config.policy), tokenizer)
     parents = {"policy": config.policy, "reward_model": config.reward_model}
     finish(config, models.policy, tokenizer, "ppo", parents, metrics, template)
 
@@ -311,6 +333,19 @@ def use_lora(model: Any, lora: Lora, seed: int) -> None:
         add_adapters(model, lora.rank, lora.alpha, lora.targets, seed)
 
 
+def merged(model: Any, load: Callable[[], Any], tokenizer: Any) -> Any:
+    """The trained model without adapters: they are added to fp32 weights, read anew by ``load``.
+
+    The weights that training computed with may be bf16: it would round the adapters' change away.
+    """
+    if not has_adapters(model):
+        return model
+    plain = load()
+    fit_vocabulary(plain, tokenizer)
+    merge_adapters_into(plain, model)
+    return plain
+
+
 def text_rows(
     paths: tuple[str, ...],
     tokenizer: Any,
@@ -323,8 +358,17 @@ def text_rows(
     if not paths:
         raise ConfigError(f"no {name} text is given: set data.text (or data.train) to text files")
     bad = bad_rows(data, run_dir)
-    tokens = tokenize_text(read_text(paths, bad=bad), tokenizer, run_dir / f"{name}.tokens.npy")
-    return TextRows(tokens, row_tokens)
+    cache = run_dir / f"{name}.{_text_mark(paths, tokenizer)}.npy"
+    return TextRows(tokenize_text(read_text(paths, bad=bad), tokenizer, cache), row_tokens)
+
+
+def _text_mark(paths: tuple[str, ...], tokenizer: Any) -> str:
+    """A hash of the files (name, size, time) and the vocabulary: other text is another cache."""
+    found = [Path(path) for path in find_files(paths, (*TEXT_SUFFIXES, *ROW_SUFFIXES))]
+    stats = [(str(path), path.stat() if path.exists() else None) for path in found]
+    files = [[path, stat and [stat.st_size, stat.st_mtime_ns]] for path, stat in stats]
+    text = json.dumps([files, sorted(tokenizer.get_vocab().items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def bad_rows(data: Any, run_dir: Path) -> BadRows:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from heedful.errors import ConfigError, MissingExtraError
 
@@ -31,6 +32,8 @@ def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], se
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  (any number serves)
         target_modules=list(targets) or None,
+        # GPT-2's linear modules keep their weights transposed
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -60,18 +63,21 @@ def adapters_off(model: Any) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def merge_adapters(model: Any) -> None:
-    """Adds the adapters to the weights and removes them: a plain model again."""
-    names = [name for name, module in model.named_modules() if _is_adapter(module)]
-    for name in names:
-        parent_name, _, child = name.rpartition(".")
-        layer = model.get_submodule(name)
-        layer.merge(safe_merge=True)
-        setattr(model.get_submodule(parent_name), child, layer.get_base_layer())
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    if hasattr(model, "peft_config"):
-        del model.peft_config
+@torch.no_grad()
+def merge_adapters_into(plain: Any, trained: Any) -> None:
+    """Adds the change that ``trained``'s adapters make to the fp32 weights of ``plain``.
+
+    ``plain`` is the model that ``trained`` was before its adapters; weights that were trained
+    themselves (a scalar head) are copied.
+    """
+    for name, module in trained.named_modules():
+        if _is_adapter(module):
+            (adapter,) = module.active_adapters
+            change = module.get_delta_weight(adapter)
+            plain.get_submodule(name).weight.add_(change.to(torch.float32))
+    head = getattr(trained, "score", None)
+    if head is not None:
+        plain.score.weight.copy_(head.weight)
 
 
 def _adapters(model: Any) -> Iterator[Any]:
