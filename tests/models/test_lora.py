@@ -4,7 +4,7 @@ import torch
 
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states, new_language_model
-from heedful.models.lora import add_adapters, adapters_off, has_adapters, merge_adapters_into
+from heedful.models.lora import adapters_off, add_adapters, has_adapters, merge_adapters_into
 
 LAYOUT = [5, 3]
 TOKENS = torch.arange(8) + 5

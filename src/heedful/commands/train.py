@@ -17,6 +17,7 @@ from heedful.commands.datasets import (
     load_rankings,
     require_context,
 )
+from heedful.commands.finish import finish
 from heedful.commands.progress import file_progress
 from heedful.config import (
     Compute,
@@ -43,16 +44,14 @@ from heedful.models.language_model import (
     load_language_model,
     load_tokenizer,
     new_language_model,
-    num_parameters,
     pick_dtype,
-    read_lineage,
     require_same_tokenizer,
 )
 from heedful.models.lora import add_adapters, has_adapters, merge_adapters_into
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.rollout.engine import sample
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
-from heedful.training.checkpoint import FINAL_MODEL, drop_state, git_state, publish, start_run
+from heedful.training.checkpoint import start_run
 
 EOS_TOKEN = "<|endoftext|>"
 
@@ -374,58 +373,3 @@ def _text_mark(paths: tuple[str, ...], tokenizer: Any) -> str:
 def bad_rows(data: Any, run_dir: Path) -> BadRows:
     """What to do with rows that cannot be read, by the data settings."""
     return BadRows(skip=data.skip_bad_rows, to=run_dir / "bad_rows.jsonl")
-
-
-def finish(
-    config: PretrainConfig | SFTConfig | RewardConfig | PPOConfig,
-    model: Any,
-    tokenizer: Any,
-    step: str,
-    parents: dict[str, str],
-    metrics: dict[str, float],
-    template: Template | None,
-) -> None:
-    """Publishes a trained model with its lineage, and drops the training state."""
-    run_dir = Path(config.run_dir)
-    lineage = {
-        "step": step,
-        "parents": {name: lineage_of(path) for name, path in parents.items()},
-        "data": data_hashes(config),
-        "config": config.model_dump(mode="json"),
-        "git": git_state(),
-        "parameters": num_parameters(model),
-        "sha256": weights_hash(model),
-        "metrics": metrics,
-    }
-    template = template or Template.default(tokenizer)
-    publish(model, tokenizer, run_dir / FINAL_MODEL, lineage, template.save)
-    drop_state(run_dir)
-
-
-def weights_hash(model: Any) -> str:
-    """sha256 over the names and values of all weights: the identity of a model."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def lineage_of(path: str) -> dict[str, Any]:
-    """A parent's directory, the hash of its weights and the step that made it, where known."""
-    own = read_lineage(path)
-    return {"path": str(path), "sha256": own.get("sha256"), "step": own.get("step")}
-
-
-def data_hashes(config: Section) -> dict[str, str]:
-    """sha256 of every data file that the settings name (folders and globs by their files)."""
-    data = getattr(config, "data", None)
-    if data is None:
-        return {}
-    hashes = {}
-    for value in data.model_dump().values():
-        for path in value if isinstance(value, tuple | list) else ():
-            file = Path(path)
-            if file.is_file():
-                hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return hashes

@@ -17,6 +17,7 @@ from heedful.simulation.world import World
 SLOPPY = ErrorRates(wrong_fact=0.45, miss_constraint=0.3, run_long=0.2, sloppy=0.12)
 MIN_WORDS = 30
 MAX_WORDS = 120
+STRANGER_SHARE = 0.65  # of notes
 WRAPPED_SHARE = 0.2  # of prose has hard line breaks
 _EXERCISES = ("story", "article", "review", "fact", "check", "list", "count", "translate", "past")
 _EXERCISE_WEIGHTS = (28, 14, 8, 22, 5, 14, 3, 4, 2)
@@ -205,17 +206,27 @@ def _quiz(world: World, rng: random.Random) -> str:
 
 
 def _notes(world: World, rng: random.Random) -> str:
-    """Invented notes and questions on them; what the notes do not say is never admitted."""
-    name = rng.choice(world.names)
+    """Invented notes and questions on them; what the notes do not say is never admitted.
+
+    Most are about people of whom nothing else is known, so that reading, not memory, answers.
+    """
+    stranger = bool(world.strangers) and rng.random() < STRANGER_SHARE
+    name = rng.choice(world.strangers if stranger else world.names)
     attributes = rng.sample(("home", "food", "job", "hat"), 3)
-    noted = {a: world.wrong_value(name, a, rng) for a in attributes}
+
+    def invented(attribute: str) -> str:
+        if stranger:
+            return rng.choice(world.values(attribute))
+        return world.wrong_value(name, attribute, rng)
+
+    noted = {attribute: invented(attribute) for attribute in attributes}
     lines = [f"Notes about {name}"]
     lines.append(" ".join(state(world, name, a, v, rng) for a, v in noted.items()))
     gap = rng.choice((" ", "\n"))  # answers stand behind "A:" or below it
     for attribute in rng.sample(("home", "food", "job", "hat"), 3):
-        guess = world.facts[name][attribute]
-        if rng.random() < 0.4:
-            guess = world.wrong_value(name, attribute, rng)
+        guess = invented(attribute)
+        if not stranger and rng.random() < 0.6:
+            guess = world.facts[name][attribute]
         phrase = lang.PHRASES[attribute].format(value=noted.get(attribute, guess))
         lines.append(f"{quiz_pair(world, name, attribute, rng)}{gap}{phrase}")
     return "\n".join(lines)

@@ -50,6 +50,8 @@ class World:
         self.names = rng.sample([a + b for a in _FIRST for b in _SECOND], num_characters)
         self.heldout = frozenset(self.names[num_characters - num_heldout :])
         self.train_names = [name for name in self.names if name not in self.heldout]
+        taken = set(self.names)
+        self.strangers = [n for n in (a + b for a in _FIRST for b in _SECOND) if n not in taken]
         self.facts = {name: self._draw_facts(name, rng) for name in self.names}
         self.myths = {name: self._draw_myths(name, rng) for name in self.names}
         english = [word for category in LUMI_CATEGORIES for word in CATEGORIES[category]]
