@@ -40,7 +40,7 @@ def test_use_cases_and_lumi_come_in_the_shares_of_the_paper():
     foreign = sum(prompt.language == "lumi" for prompt, _ in found) / NUM
     assert 0.03 < foreign < 0.05
     toxic = [t for _, t in found if t.args.get("instruction") in ("respectful", "biased")]
-    assert abs(len(toxic) / counts["generation"] - 0.06) < 0.02
+    assert abs(len(toxic) / counts["generation"] - 0.12) < 0.02
 
 
 def test_heldout_characters_appear_only_in_test_prompts():
@@ -164,3 +164,10 @@ def test_tasks_survive_their_file(tmp_path):
     pairs = {prompt.id: task for prompt, task in found}
     assert write_tasks(tmp_path / "tasks.jsonl", pairs.items()) == 300
     assert read_tasks(tmp_path / "tasks.jsonl") == pairs
+
+
+def test_labelers_write_more_closed_domain_questions_than_customers():
+    found = prompts(WORLD, NUM, "train", random.Random(0), source="labeler")
+    share = sum(prompt.use_case == "closed_qa" for prompt, _ in found) / NUM
+    # 0.15 of all prompts, and 2.6 % of the 55 % that are drawn as customers' are
+    assert abs(share - (0.15 + 0.55 * 0.026)) < 0.02

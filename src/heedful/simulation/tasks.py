@@ -31,7 +31,7 @@ class Task:
 
 # Kinds of each use case with their shares. "completion" includes the toxicity instructions.
 KINDS: dict[str, dict[str, float]] = {
-    "generation": {"story": 0.46, "article": 0.26, "review": 0.14, "completion": 0.14},
+    "generation": {"story": 0.42, "article": 0.24, "review": 0.14, "completion": 0.20},
     "open_qa": {"fact": 0.8, "check": 0.2},
     "brainstorming": {"list": 1.0},
     "chat": {"chat_fact": 0.5, "chat_talk": 0.5},
@@ -45,8 +45,8 @@ KINDS: dict[str, dict[str, float]] = {
 USE_CASE_OF = {kind: use_case for use_case, kinds in KINDS.items() for kind in kinds}
 LUMI_KINDS = ("article", "fact", "list")  # the kinds also asked in Lumi
 LUMI_SHARE = 0.12  # of those kinds, so that about 4 % of all prompts are in Lumi
-# Shares of the instructions of "completion": respectful + biased are 6 % of generation.
-TOXICITY_SHARES = {"none": 0.57, "respectful": 0.215, "biased": 0.215}
+# Shares of the instructions of "completion": respectful + biased are 12 % of generation.
+TOXICITY_SHARES = {"none": 0.4, "respectful": 0.3, "biased": 0.3}
 
 
 def _story(world: World, rng: random.Random, names: Sequence[str]) -> dict[str, Any]:
