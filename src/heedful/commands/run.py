@@ -386,10 +386,18 @@ def conclude(recipe: Recipe, seconds: float) -> int:
         holding = sum(row["holds"] for row in rows)
         console.print(f"{holding} of {len(rows)} claims hold")
         code = _gold_alarm(console, rows)
+    peaks = sorted((_peak_gib(stage) for stage in recipe.stages.values()), reverse=True)
+    most = sum(peaks[: recipe.jobs])
+    console.print(f"memory: at most {most:.1f} GiB ({recipe.jobs} largest stages together)")
     report = recipe.run_dir / "report.html"
     where = report if report.is_file() else recipe.run_dir
     console.print(f"done in {seconds / 60:.1f} minutes: {where}", highlight=False)
     return code
+
+
+def _peak_gib(stage: Stage) -> float:
+    file = stage.directory / STAGE_FILE
+    return json.loads(file.read_text(encoding="utf-8")).get("peak_gib", 0.0)
 
 
 def _claims_table(rows: list[dict[str, Any]]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -45,7 +46,13 @@ def run_stage(
             traceback.print_exc()
             log.flush()
             os._exit(1)
-        done = {"fingerprint": mark, "command": command, "seconds": time.time() - started}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+        done = {
+            "fingerprint": mark,
+            "command": command,
+            "seconds": time.time() - started,
+            "peak_gib": round(peak, 3),
+        }
         path = Path(settings["run_dir"]) / "stage.json"
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(done | {"settings": settings}, indent=2), encoding="utf-8")
