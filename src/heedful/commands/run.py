@@ -28,6 +28,7 @@ import os
 import re
 import shutil
 import string
+import sys
 import time
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -246,6 +247,8 @@ class _Scheduler:
         self.running: dict[str, tuple[BaseProcess, float]] = {}
         self.seconds: dict[str, float] = {}
         self.tasks: dict[str, Any] = {}
+        # libraries imported by the fork server make locks that it cannot give back; not a leak
+        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from heedful.commands.datasets import (
     load_demonstrations,
@@ -77,6 +78,7 @@ def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
         compute = compute.model_copy(update={"dtype": _decided_dtype(compute.dtype, run_dir)})
         config = config.model_copy(update={"compute": compute})
     start_run(config, run_dir)
+    disable_progress_bar()  # transformers' bars; ours is the one to look at
     return config, run_dir, file_progress(run_dir)
 
 
