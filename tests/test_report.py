@@ -105,6 +105,10 @@ def made_summary():
             "heldout_labelers": interval(0.69),
             "baselines": {"longer is better": 0.55, "gold": interval(0.77)},
         },
+        "score": [
+            {"model": n, **interval(4 * (p - 0.5)), "minus sft": interval(4 * p - 2, 0.5)}
+            for n, p in models.items()
+        ],
         "samples": [
             {
                 "prompt": f"Write a story about a wise frog. ({i})",
@@ -229,6 +233,7 @@ def test_every_section_is_filled(page):
         "claims",
         "preference",
         "behaviour",
+        "score",
         "kl",
         "tax",
         "reward-model",
@@ -249,6 +254,16 @@ def test_every_section_is_filled(page):
     assert "heed demo --seed 3" in parsed.sections["reproduce"]
     assert "kl_coef = 0.02" in parsed.sections["reproduce"]
     assert "0123456789ab" in parsed.sections["lineage"]
+
+
+def test_scores_stand_beside_their_differences_to_the_first_model(page):
+    _, parsed = page
+    score = " ".join(parsed.sections["score"].split())
+    assert "ppo-ptx: 0.64, 95 % interval 0.6 to 0.68." in score  # 4 (0.66 - 0.5), and 0.04 around
+    _, _, differences = score.partition("Score minus that of sft")
+    assert "ppo-ptx: 0.64, 95 % interval 0.14 to 1.14." in differences
+    assert "sft:" not in differences  # of a model to itself there is none
+    assert "Score minus" not in parsed.sections["reward-model"]
 
 
 def test_every_figure_has_title_description_and_table(page):
@@ -278,6 +293,7 @@ def test_cut_and_odd_files_are_named_not_fatal(tmp_path):
         "samples": [{"prompt": "p"}],
         "lineage": [{"inputs": 3}],
         "reward_model": {"accuracy": None},
+        "score": [{"model": "x", "minus y": 3}, {"minus x": None}, 5],
         "costs": [{}],
     }
     (run / "summary.json").write_text(json.dumps(odd))

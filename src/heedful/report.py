@@ -24,6 +24,8 @@ truth          [{"model", "set", interval}]                      share of true a
 toxicity       [{"model", "instruction", interval}]              share of answers with an insult
 hallucination  [{"model", interval}]                             share, closed-domain prompts
 reward_model   {"accuracy": {interval}, ..., "baselines": {"name": {interval} or number}}
+score          [{"model", interval, "minus <first>": {interval}}]    on held-out prompts; the
+                                                                 difference is by prompt
 samples        [{"prompt", "use_case", "responses": {"model": "text"}}]
 costs          [{"stage", "seconds", "tokens", "flops"}]
 lineage        [{"stage", "output", "inputs": ["..."], "sha256"}]
@@ -74,6 +76,8 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 # The order in which stages are shown; others follow by name.
 _STAGE_ORDER = ("pretrain", "sft", "ppo_init", "reward", "ppo", "ppo_ptx")
 _PETAFLOP_S_DAY = 8.64e19
+# How a row of scores names the difference to another model: "minus SFT".
+_MINUS = "minus "
 
 
 def write_report(run_dir: Path, out: Path) -> Path:
@@ -99,6 +103,7 @@ def write_report(run_dir: Path, out: Path) -> Path:
         curves=_curve_plots(stages),
         tax=_tax_plots(_rows(summary.get("tax"))),
         reward_model=_reward_model_plot(summary.get("reward_model")),
+        score=_score_plots(_rows(summary.get("score"))),
         samples=_samples(summary.get("samples")),
         cost_plots=_cost_plots(_rows(summary.get("costs"))),
         costs=_cost_table(_rows(summary.get("costs"))),
@@ -321,6 +326,22 @@ def _reward_model_plot(found: Any) -> list[Any]:
     dots = [dot for key, value in flat.items() if (dot := _dot(key.replace("_", " "), value))]
     label = "share of untied pairs put in the right order"
     return _safe([dot_plot("Accuracy", dots, x_label=label, reference=0.5, format=percent_text)])
+
+
+def _score_plots(rows: Sequence[Row]) -> list[Any]:
+    """Scores by model, and for each "minus <model>" the differences to that model."""
+    plots = [dot_plot("Score", _dots(rows), x_label="mean score of an answer")]
+    for key in dict.fromkeys(key for row in rows for key in row if key.startswith(_MINUS)):
+        other = key.removeprefix(_MINUS)
+        found = [
+            _dot(str(row.get("model", "?")), row.get(key))
+            for row in rows
+            if row.get("model") != other
+        ]
+        dots = [dot for dot in found if dot is not None]
+        title, label = f"Score minus that of {other}", "mean difference, prompt by prompt"
+        plots.append(dot_plot(title, dots, x_label=label, reference=0.0))
+    return _safe(plots)
 
 
 def _samples(found: Any) -> list[Row]:

@@ -10,7 +10,12 @@ from heedful.config import MeasureConfig
 from heedful.data.formats import read_text
 from heedful.evaluation.language import document_losses, recall_answers
 from heedful.metrics import iter_jsonl
-from heedful.models.language_model import load_language_model, load_tokenizer, pick_dtype
+from heedful.models.language_model import (
+    load_config,
+    load_language_model,
+    load_tokenizer,
+    pick_dtype,
+)
 
 MEASURES_FILE = "measures.json"
 
@@ -24,6 +29,7 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
         if len(documents) == config.num_documents:
             break
     quiz = list(iter_jsonl(Path(config.recall))) if config.recall else []
+    max_tokens = _fitting(config)
     measures = {}
     for number, spec in enumerate(config.models):
         tokenizer = load_tokenizer(spec.path)
@@ -33,7 +39,7 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
             tokenizer,
             documents,
             config.compute.tokens_per_microbatch,
-            config.max_document_tokens,
+            max_tokens,
         )
         answers = recall_answers(model, tokenizer, [row["text"] for row in quiz])
         right = [given == row["answer"].strip() for given, row in zip(answers, quiz, strict=True)]
@@ -45,3 +51,16 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
         }
         progress(number + 1, len(config.models))
     (run_dir / MEASURES_FILE).write_text(json.dumps(measures), encoding="utf-8")
+
+
+def _fitting(config: MeasureConfig) -> int:
+    """Tokens of a document that are scored: no more than every model's context holds.
+
+    At positions on which a model was never trained its loss would say nothing of what it knows.
+    """
+    contexts = (
+        getattr(load_config(spec.path).get_text_config(), "max_position_embeddings", None)
+        for spec in config.models
+    )
+    # the last token is predicted and not read
+    return min([config.max_document_tokens, *(context + 1 for context in contexts if context)])

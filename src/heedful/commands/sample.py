@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from heedful.commands.datasets import select_prompts
+from heedful.commands.datasets import require_context, select_prompts
 from heedful.commands.train import begin
-from heedful.config import Compute, PrefixConfig, SampleConfig, SampledModel, Sampling
+from heedful.config import PrefixConfig, SampleConfig, SampledModel, Sampling
 from heedful.data.examples import Example
 from heedful.data.formats import VALID_SHARE
 from heedful.data.template import Template
@@ -90,13 +90,15 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
     completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
     total = len(prompts) * len(config.models)
     done = 0
-    judge = None
-    if config.reward_model is not None:
-        judge = load_scalar_model(config.reward_model, pick_dtype(config.compute.dtype))
+    judge = None if config.reward_model is None else Judge(config.reward_model, config)
     for spec in config.models:
         tokenizer = load_tokenizer(spec.path)
+        if judge is not None:
+            judge.require_tokenizer_of(spec.path, tokenizer)
         model = load_language_model(spec.path, pick_dtype(config.compute.dtype))
         tokens = prompt_tokens(prompts, tokenizer, spec, config.max_prompt_tokens)
+        lengths = (len(prompt) + config.sampling.max_new_tokens for prompt in tokens)
+        require_context(lengths, model.config, spec.path)
         generator = make_generator(config.seed, f"sample/{spec.name}")
         for start in range(0, len(prompts), PROMPTS_PER_CALL):
             part = slice(start, start + PROMPTS_PER_CALL)
@@ -111,12 +113,7 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
             )
             scores = None
             if judge is not None:
-                require_same_tokenizer(
-                    tokenizer,
-                    load_tokenizer(str(config.reward_model)),
-                    (spec.path, str(config.reward_model)),
-                )
-                scores = completion_scores(judge, tokenizer, prompts[part], sampled, config.compute)
+                scores = judge.scores(prompts[part], sampled)
             for number, (prompt, rows) in enumerate(zip(prompts[part], sampled, strict=True)):
                 completions[prompt.id] += [
                     {
@@ -157,7 +154,8 @@ def _prompts(
     found = select_prompts(paths, split, use, valid_share)
     if not found:
         raise DataError(f"{', '.join(paths)}: no prompt with split {split!r} and use {use!r}")
-    return found[:limit]
+    once = {prompt.id: prompt for prompt in reversed(found)}  # a prompt may stand in two files
+    return [prompt for prompt in found if once.get(prompt.id) is prompt][:limit]
 
 
 def prompt_tokens(
@@ -166,26 +164,29 @@ def prompt_tokens(
     """Token ids of prompts in the model's template or behind its few-shot prefix; ends are kept."""
     if spec.prefix is None:
         template = Template.of_model(Path(spec.path), tokenizer)
-        encoded = [template.encode_prompt(prompt.text) for prompt in prompts]
-    else:
-        file = Path(spec.prefix)
-        if not file.is_file():
-            raise DataError(f"{file} does not exist: run heed prefix to choose a few-shot prefix")
-        prefix = json.loads(file.read_text(encoding="utf-8"))["text"]
-        texts = [few_shot(prefix, prompt.text) for prompt in prompts]
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [_fitted(prompt, template, limit) for prompt in prompts]
+    file = Path(spec.prefix)
+    if not file.is_file():
+        raise DataError(f"{file} does not exist: run heed prefix to choose a few-shot prefix")
+    prefix = json.loads(file.read_text(encoding="utf-8"))["text"]
+    texts = [few_shot(prefix, prompt.text) for prompt in prompts]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [tokens[-limit:] for tokens in encoded]
+
+
+def _fitted(prompt: Prompt, template: Template, limit: int) -> list[int]:
+    """The prompt's tokens; of a longer one the longest end that fits, as the template has it."""
+    tokens = template.encode_prompt(prompt.text)
+    return tokens if len(tokens) <= limit else template.keep_end(prompt.text, limit)
 
 
 def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     """Writes prefix.json: the candidate under which the base model's answers score best."""
     config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.model)
-    reward_tokenizer = load_tokenizer(config.reward_model)
-    require_same_tokenizer(tokenizer, reward_tokenizer, (config.model, config.reward_model))
-    dtype = pick_dtype(config.compute.dtype)
-    model = load_language_model(config.model, dtype)
-    reward_model = load_scalar_model(config.reward_model, dtype)
+    judge = Judge(config.reward_model, config)
+    judge.require_tokenizer_of(config.model, tokenizer)
+    model = load_language_model(config.model, pick_dtype(config.compute.dtype))
     prompts = _prompts(config.prompts, "valid", config.use, config.num_prompts)
     candidates = list(iter_jsonl(Path(config.prefixes)))
     if not candidates:
@@ -202,7 +203,7 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
             stop=config.stop,
             generator=make_generator(config.seed, "prefix"),
         )
-        scores = completion_scores(reward_model, tokenizer, prompts, sampled, config.compute)
+        scores = judge.scores(prompts, sampled)
         mean = sum(score for row in scores for score in row) / len(prompts)
         results.append({"id": candidate["id"], "score": mean, "text": candidate["text"]})
         progress(number + 1, len(candidates))
@@ -212,19 +213,37 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     (run_dir / PREFIX_FILE).write_text(json.dumps(row, indent=2), encoding="utf-8")
 
 
-def completion_scores(
-    reward_model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    sampled: Sequence[Sequence[Sampled]],
-    compute: Compute,
-) -> list[list[float]]:
-    """Scores of the answers to the bare prompts (no few-shot prefix is judged)."""
-    template = Template.default(tokenizer)
-    examples = [
-        Example(template.encode_prompt(prompt.text), template.encode_response(row.text))
-        for prompt, rows in zip(prompts, sampled, strict=True)
-        for row in rows
-    ]
-    scores = iter(score_all(reward_model, examples, compute.tokens_per_microbatch).tolist())
-    return [[round(next(scores), 5) for _ in rows] for rows in sampled]
+class Judge:
+    """A reward model that scores answers to the bare prompts (no few-shot prefix is judged)."""
+
+    def __init__(self, path: str, config: SampleConfig | PrefixConfig):
+        self.path = path
+        self.tokenizer = load_tokenizer(path)
+        self.model = load_scalar_model(path, pick_dtype(config.compute.dtype))
+        self.template = Template.of_model(Path(path), self.tokenizer)
+        self.config = config
+
+    def require_tokenizer_of(self, path: str, tokenizer: Any) -> None:
+        """Raises ModelError unless the model of a directory has the reward model's tokenizer."""
+        require_same_tokenizer(tokenizer, self.tokenizer, (path, self.path))
+
+    def scores(
+        self, prompts: Sequence[Prompt], sampled: Sequence[Sequence[Sampled]]
+    ) -> list[list[float]]:
+        """The score of every answer, by prompt; long prompts are cut as they were for the model.
+
+        Broken characters take more tokens as text than they took when sampled: the answer's limit
+        holds here too, before EOS.
+        """
+        examples = []
+        for prompt, rows in zip(prompts, sampled, strict=True):
+            tokens = _fitted(prompt, self.template, self.config.max_prompt_tokens)
+            for row in rows:
+                *response, eos = self.template.encode_response(row.text)
+                kept = response[: self.config.sampling.max_new_tokens]
+                examples.append(Example(tokens, [*kept, eos]))
+        lengths = (len(example.prompt) + len(example.response) for example in examples)
+        require_context(lengths, self.model.config, self.path)
+        max_tokens = self.config.compute.tokens_per_microbatch
+        scores = iter(score_all(self.model, examples, max_tokens).tolist())
+        return [[round(next(scores), 5) for _ in rows] for rows in sampled]

@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from heedful.commands.evaluate import SUMMARY_FILE, num_parameters, samples, valid_scores
+from heedful.commands.evaluate import SUMMARY_FILE, samples, valid_scores
 from heedful.commands.train import begin
 from heedful.config import SummarizeConfig
 from heedful.data.bad_rows import BadRows
 from heedful.data.formats import read_comparisons
+from heedful.errors import DataError
 from heedful.evaluation.intervals import bootstrap, paired_difference, ratio
 from heedful.evaluation.reward_model import accuracy, baselines
 from heedful.metrics import iter_jsonl
+from heedful.models.language_model import (
+    load_config,
+    new_language_model,
+    num_parameters,
+    read_lineage,
+)
 
 
 def run_summarize(config: SummarizeConfig, resume: bool = False) -> None:
@@ -31,7 +39,7 @@ def run_summarize(config: SummarizeConfig, resume: bool = False) -> None:
     valid = [row for row in rankings if row.split == "valid"]
     summary = {
         "models": [
-            {"name": name, "parameters": num_parameters(path), "path": path}
+            {"name": name, "parameters": _parameters_of(path), "path": path}
             for name, path in config.models.items()
         ],
         "reward_model": {
@@ -50,6 +58,14 @@ def run_summarize(config: SummarizeConfig, resume: bool = False) -> None:
     progress(1, 1)
 
 
+def _parameters_of(path: str) -> int:
+    """The parameters of a model: from its lineage, or counted where it is not one of ours."""
+    if (known := read_lineage(path).get("parameters")) is not None:
+        return int(known)
+    with torch.device("meta"):  # shapes without weights
+        return num_parameters(new_language_model(load_config(path), seed=0))
+
+
 def _losses(measures: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """Next-token loss of every model on held-out text, clustered by document."""
     rows = {}
@@ -63,16 +79,26 @@ def _losses(measures: dict[str, Any], seed: int) -> list[dict[str, Any]]:
 
 def _scores(path: Path, seed: int) -> list[dict[str, Any]]:
     """Mean reward-model score of every model, and its difference to the first, by prompt."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for row in iter_jsonl(path):
         for completion in row["completions"]:
-            found.setdefault(completion["model"], {})[row["prompt_id"]] = completion["score"]
+            if "score" not in completion:
+                raise DataError(
+                    f"{path}: the completions have no score: give heed sample a reward_model"
+                )
+            by_prompt = found.setdefault(completion["model"], {})
+            by_prompt.setdefault(row["prompt_id"], []).append(completion["score"])
     first = next(iter(found))
     items = sorted(found[first])
-    rows = []
-    for name, scores in found.items():
-        values = [scores[item] for item in items]
-        interval = bootstrap(values, items, seed=seed)
-        difference = paired_difference(values, [found[first][i] for i in items], items, seed=seed)
-        rows.append({"model": name, **interval.to_row(), f"minus {first}": difference.to_row()})
-    return rows
+    means = {
+        name: [sum(scores[item]) / len(scores[item]) for item in items]
+        for name, scores in found.items()
+    }
+    return [
+        {
+            "model": name,
+            **bootstrap(values, items, seed=seed).to_row(),
+            f"minus {first}": paired_difference(values, means[first], items, seed=seed).to_row(),
+        }
+        for name, values in means.items()
+    ]
