@@ -221,7 +221,7 @@ class SFTConfig(Section):
     data: SnapshotData
     epochs: PositiveFloat = 16
     """Passes over the demonstrations (paper: 16 for the SFT baseline, 2 for the PPO init model)."""
-    pretraining_mix: Share = 0.0
+    pretraining_mix: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of examples that are rows of pretraining text, and weight of their loss (paper C.3: 0.1
     for the PPO init model)."""
     row_tokens: Positive = 128
@@ -257,8 +257,6 @@ class RewardConfig(Section):
     batching: Literal["k_wise", "shuffled_pairs"] = "k_wise"
     """All pairs of a prompt in one batch element (the paper), or pairs shuffled one by one (its
     ablation: overfits within an epoch)."""
-    num_batches_valid: Positive = 1000
-    """Validation batches at most."""
     optim: Optim
     lora: Lora = Lora()
     compute: Compute = Compute()
@@ -274,8 +272,9 @@ class PPO(Section):
     """Episodes per update (paper C.4: 64)."""
     epochs: Positive = 1
     """Passes over an iteration's episodes (paper C.4: 1)."""
-    lr: PositiveFloat = 9e-6
-    """Policy's peak learning rate (a gap in the paper; E.9 sweeps 2.55e-6 to 2.55e-5)."""
+    lr: PositiveFloat = 4.5e-6
+    """Policy's peak learning rate (a gap in the paper; E.9 sweeps 2.55e-6 to 2.55e-5, and without
+    pretraining text every run above 8.05e-6 diverged)."""
     value_lr: PositiveFloat = 9e-6
     """Value function's learning rate, constant (paper C.4: 9e-6; 5e-6 for 175B)."""
     warmup_iterations: Annotated[int, Field(ge=0)] = 10
@@ -303,7 +302,7 @@ class PPO(Section):
     missing_eos_score: float | Literal["none"] = -1.0
     """Score of a response cut before EOS, where the reward model is undefined; "none" keeps the
     model's (openai/lm-human-preferences: -1)."""
-    ema_decay: Share = 0.992
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.992
     """Decay per iteration of the averaged weights that are published (paper C.4: 0.992)."""
     recompute_logprobs: bool = True
     """Recompute the rollout's log-probabilities with the training pass, so that the first ratio is
@@ -335,8 +334,6 @@ class PPOConfig(Section):
     """Gradient norm at which gradients are clipped."""
     eval_every: Annotated[int, Field(ge=0)] = 0
     """Iterations between calls of the evaluators; 0 never."""
-    eval_prompts: Positive = 64
-    """Held-out prompts answered at each evaluation."""
     log_samples_every: Annotated[int, Field(ge=0)] = 20
     """Iterations between printed sample responses; 0 never."""
     lora: Lora = Lora()

@@ -7,7 +7,7 @@ Read from the run directory:
 
 - ``claims.json``: a list of {"id", "claim", "paper", "value", "low", "high", "holds"};
 - ``stages/<name>/metrics.jsonl``: the rows of each stage, for the curves;
-- ``config.toml``, ``env.json``: shown under "How to reproduce";
+- ``config.toml``, ``env.json`` (or that of its last stage): shown under "How to reproduce";
 - ``summary.json``: an object with any of these fields. An *interval* is "value", "low", "high"
   (low and high may be null); rates go from 0 to 1.
 
@@ -108,9 +108,9 @@ def write_report(run_dir: Path, out: Path) -> Path:
         cost_plots=_cost_plots(_rows(summary.get("costs"))),
         costs=_cost_table(_rows(summary.get("costs"))),
         lineage=_rows(summary.get("lineage")),
-        command=summary.get("command") or f"heed run {run_dir.resolve().name}/config.toml",
+        command=summary.get("command"),
         config=_read_text(run_dir / "config.toml", problems),
-        env=_read_json(run_dir / "env.json", problems),
+        env=_environment(run_dir, problems),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
@@ -170,6 +170,17 @@ def _read_stages(stages_dir: Path, problems: list[str]) -> dict[str, list[Row]]:
             problems.append(f"stages/{path.parent.name}/{path.name} could not be read: {error}")
     order = {name: place for place, name in enumerate(_STAGE_ORDER)}
     return {name: found[name] for name in sorted(found, key=lambda n: (order.get(n, 99), n))}
+
+
+def _environment(run_dir: Path, problems: list[str]) -> Any:
+    """The run's env.json, or that of the stage that wrote its own last; None where there is none.
+
+    Stages of one run share a machine, but code may change between them: the last is nearest.
+    """
+    files = [file for file in run_dir.glob("stages/*/env.json") if file.is_file()]
+    own = run_dir / "env.json"
+    last = max(files, key=lambda file: file.stat().st_mtime, default=own)
+    return _read_json(own if own.exists() else last, problems)
 
 
 def _rows(found: Any) -> list[Row]:

@@ -133,17 +133,12 @@ def _compute_rows(rates: Mapping[str, float]) -> list[tuple[str, str]]:
         (f"matmul {name}", f"{rate / 1e9:,.0f} GFLOP/s ({torch.get_num_threads()} threads)")
         for name, rate in rates.items()
     ]
+    accelerator = "none"
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        accelerator = f"{torch.cuda.get_device_name()}, {memory:.0f} GiB"
-        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-        reason = (
-            "as the accelerator has it" if dtype == "bfloat16" else "the accelerator lacks bf16"
-        )
-    else:
-        accelerator, dtype = "none", auto_dtype(rates)
-        gain = rates["bfloat16"] / rates["float32"]
-        reason = f"bf16 is {gain:.1f} times as fast as fp32, needed {BF16_GAIN}"
+        accelerator = f"{torch.cuda.get_device_name()}, {memory:.0f} GiB (not used yet)"
+    dtype, gain = auto_dtype(rates), rates["bfloat16"] / rates["float32"]
+    reason = f"bf16 is {gain:.1f} times as fast as fp32, needed {BF16_GAIN}"
     return [("accelerator", accelerator), *found, ('dtype "auto"', f"{dtype}: {reason}")]
 
 

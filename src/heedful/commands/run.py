@@ -38,6 +38,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from heedful import __version__
 from heedful.commands.plan import derived_numbers
 from heedful.commands.progress import bars, read_progress
 from heedful.commands.recipe_tables import read_recipe
@@ -50,6 +51,7 @@ STAGE_FILE = "stage.json"
 STARTED_FILE = "started.txt"
 LOG_FILE = "log.txt"
 POLL_S = 0.2
+MAX_PATH = 1024
 PRELOAD = ["torch", "transformers", "heedful.commands.train", "heedful.commands.sample"]
 
 
@@ -185,9 +187,11 @@ class _Resolver:
 
 
 def fingerprint(stage: Stage, fingerprints: dict[str, str]) -> str:
-    """A hash of the settings, the fingerprints of the needs, and the state of outside files."""
+    """A hash of all settings, the fingerprints of the needs, outside files, and our version."""
     needs = {need: fingerprints[need] for need in stage.needs}
-    text = json.dumps([stage.command, stage.settings, needs, _outside_files(stage)], sort_keys=True)
+    settings = stage.config.model_dump(mode="json")
+    parts = [__version__, stage.command, settings, needs, _outside_files(stage)]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -202,9 +206,12 @@ def _outside_files(stage: Stage) -> list[list[Any]]:
         if isinstance(value, list):
             for item in value:
                 visit(item)
-        elif isinstance(value, str) and ("/" in value or Path(value).is_file()):
-            for match in sorted(glob.glob(value, recursive=True)):
-                add(Path(match))
+        elif isinstance(value, str) and value and len(value) < MAX_PATH and "\n" not in value:
+            if Path(value).exists():
+                add(Path(value))
+            elif glob.has_magic(value):
+                for match in sorted(glob.glob(value, recursive=True)):
+                    add(Path(match))
 
     def add(path: Path) -> None:
         # what is inside the run changes while it goes on: there, stages name each other
@@ -351,9 +358,13 @@ def _drop_other_state(directory: Path, mark: str) -> None:
 
 
 def _is_done(stage: Stage, mark: str) -> bool:
+    """Whether the stage ended with this fingerprint and what it wrote is still there."""
     file = stage.directory / STAGE_FILE
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == mark
+        done = json.loads(file.read_text(encoding="utf-8"))
+        return done["fingerprint"] == mark and all(
+            (stage.directory / name).exists() for name in done["outputs"]
+        )
     except (OSError, json.JSONDecodeError, KeyError):
         return False
 

@@ -149,12 +149,11 @@ def run_pretrain(config: PretrainConfig, resume: bool = False) -> None:
     )
     model = new_language_model(architecture, config.seed)
     fit_vocabulary(model, tokenizer)
-    rows = text_rows(config.data.train, tokenizer, config.row_tokens, run_dir, "train", config.data)
+    bad = bad_rows(config.data, run_dir)
+    rows = text_rows(config.data.train, tokenizer, config.row_tokens, run_dir, "train", bad)
     valid = None
     if config.data.valid:
-        valid = text_rows(
-            config.data.valid, tokenizer, config.row_tokens, run_dir, "valid", config.data
-        )
+        valid = text_rows(config.data.valid, tokenizer, config.row_tokens, run_dir, "valid", bad)
     metrics = step0_pretrain.train(config, model, rows, valid, progress)
     finish(config, model, tokenizer, "pretrain", {}, metrics, None)
 
@@ -173,9 +172,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
     require_context(lengths, model.config, config.base)
     text = None
     if config.pretraining_mix > 0:
-        text = text_rows(
-            config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data
-        )
+        text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
     score = None
     if config.reward_model is not None:
         score = _score_on_validation(config, tokenizer, template, bad)
@@ -288,9 +285,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         require_context(lengths, scored.config, path)
     text = None
     if config.ppo.ptx_coef > 0:
-        text = text_rows(
-            config.data.text, tokenizer, config.row_tokens, run_dir, "text", config.data
-        )
+        text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
     metrics = step3_ppo.train(
         config,
         models,
@@ -353,12 +348,11 @@ def text_rows(
     row_tokens: int,
     run_dir: Path,
     name: str,
-    data: Any,
+    bad: BadRows,
 ) -> TextRows:
     """Rows of pretraining text, tokenized once into the run directory."""
     if not paths:
         raise ConfigError(f"no {name} text is given: set data.text (or data.train) to text files")
-    bad = bad_rows(data, run_dir)
     cache = run_dir / f"{name}.{_text_mark(paths, tokenizer)}.npy"
     return TextRows(tokenize_text(read_text(paths, bad=bad), tokenizer, cache), row_tokens)
 

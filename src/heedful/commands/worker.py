@@ -52,6 +52,7 @@ def run_stage(
             "command": command,
             "seconds": time.time() - started,
             "peak_gib": round(peak, 3),
+            "outputs": sorted(path.name for path in Path(settings["run_dir"]).iterdir()),
         }
         path = Path(settings["run_dir"]) / "stage.json"
         partial = path.with_suffix(".partial")

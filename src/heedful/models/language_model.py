@@ -321,8 +321,6 @@ def pick_dtype(name: str) -> torch.dtype:
         return torch.float32
     if name == "bfloat16":
         return torch.bfloat16
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
     fast = seconds[torch.bfloat16] * 1.5 < seconds[torch.float32]
     return torch.bfloat16 if fast else torch.float32

@@ -7,6 +7,7 @@ All completions of a prompt are one batch element: K forward passes give all its
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -99,6 +100,12 @@ def train(
             state = {"optimizer": optimizer.state_dict(), "fingerprint": fingerprint}
             save_state(run_dir, step + 1, state)
     log.close()
+    if 0 < last.get("valid/accuracy", 1.0) < LOW_ACCURACY:
+        print(
+            f"warning: the reward model orders {last['valid/accuracy']:.0%} of held-out pairs "
+            f"right, under {LOW_ACCURACY:.0%}: PPO would follow noise. More rankings help most",
+            file=sys.stderr,
+        )
     optimizer.release()
     model.eval()
     return last

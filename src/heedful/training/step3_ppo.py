@@ -365,11 +365,12 @@ class _Trainer:
     def average(self, decay: float, iteration: int) -> None:
         """Moves the averaged weights towards the current ones, once per iteration.
 
-        Early on the decay is min(decay, (1 + i) / (10 + i)), so that a run much shorter than the
-        paper's 500 iterations does not publish its initial weights.
+        ema_t = decay * ema_{t-1} + (1 - decay) * weights_t from ema_0 = 0, divided by 1 - decay^t
+        as Adam divides its averages: a run much shorter than the paper's 500 iterations does not
+        publish its initial weights.
         """
-        decay = min(decay, (1 + iteration) / (10 + iteration))
-        self.ema.lerp_(self.policy.master.data, 1 - decay)
+        share = (1 - decay) / (1 - decay ** (iteration + 1))
+        self.ema.lerp_(self.policy.master.data, share)
 
     def publish_weights(self) -> None:
         self.policy.release(self.ema)
