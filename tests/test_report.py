@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -281,6 +282,27 @@ def test_an_empty_run_directory_says_what_was_not_measured(tmp_path):
     assert "No claim has been decided yet" in " ".join(parsed.texts)
     for name, text in parsed.sections.items():
         assert "Not measured in this run" in text, name
+
+
+def test_without_an_environment_of_its_own_the_run_shows_that_of_its_last_stage(tmp_path):
+    run = make_run(tmp_path / "stages-only")
+    (run / "env.json").unlink()
+    for age, name in enumerate(("ppo", "sft", "reward")):
+        file = run / "stages" / name / "env.json"
+        file.write_text(json.dumps({"python": f"of {name}", "git": {"commit": name, "dirty": 0}}))
+        os.utime(file, (1e9 - age, 1e9 - age))
+    page = Page(write_report(run, run / "report.html").read_text("utf-8"))
+    reproduce = page.sections["reproduce"]
+    assert "of ppo" in reproduce and "commit ppo, dirty 0" in reproduce
+    assert "of sft" not in reproduce and "of reward" not in reproduce
+
+
+def test_a_command_that_is_not_known_is_not_made_up(tmp_path):
+    run = make_run(tmp_path / "unnamed")
+    (run / "summary.json").write_text("{}")
+    page = Page(write_report(run, run / "report.html").read_text("utf-8"))
+    assert "Not measured in this run: the command" in page.sections["reproduce"]
+    assert "heed run" not in page.sections["reproduce"]
 
 
 def test_cut_and_odd_files_are_named_not_fatal(tmp_path):
