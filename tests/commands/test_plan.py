@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from heedful.commands.footprint import (
     Part,
@@ -19,7 +20,6 @@ from heedful.commands.footprint import (
 )
 from heedful.commands.plan import UNKNOWN, derived_numbers
 from heedful.config import PPOConfig, PretrainConfig, RewardConfig, SampleConfig, SFTConfig, Shape
-from heedful.errors import ConfigError
 
 OPTIM = {"lr": 1e-3, "batch_size": 32}
 
@@ -62,8 +62,8 @@ def test_the_mix_of_sft(tmp_path):
     assert found["pretraining rows per update"] == "8"  # 8 of 40 examples are a fifth
     # 32 sequences of 1,024 + 1,024 tokens and 8 rows of 100
     assert found["tokens per update, at most"] == "66,336"
-    with pytest.raises(ConfigError, match="leaves no demonstrations"):
-        rows(sft(tmp_path, 40, pretraining_mix=1))
+    with pytest.raises(ValidationError, match="less than 1"):  # no demonstrations would be left
+        sft(tmp_path, 40, pretraining_mix=1)
 
 
 def test_data_that_is_not_there_is_not_guessed(tmp_path):

@@ -229,13 +229,10 @@ def test_micro_batches_change_nothing(networks, toy_reward, tmp_path, gradients)
 def test_the_published_policy_is_the_moving_average(networks, toy_reward, tmp_path):
     """By the recursion: decay min(0.5, (1 + i) / (10 + i)) after iteration i."""
     models = networks()
-    average = [weights.double() for weights in weights_of(models.policy)]
-    decays = []
+    seen = []
 
     def follow(policy, iteration):
-        decays.append(min(0.5, (1 + iteration) / (10 + iteration)))
-        for mean, current in zip(average, weights_of(policy), strict=True):
-            mean.lerp_(current.double(), 1 - decays[-1])
+        seen.append([weights.double() for weights in weights_of(policy)])
         return {"eval/seen": float(iteration)}
 
     config = settings(
@@ -243,9 +240,11 @@ def test_the_published_policy_is_the_moving_average(networks, toy_reward, tmp_pa
     )
     last = run(config, models, evaluators=[follow])
     assert last["eval/seen"] == 11.0
-    assert decays[0] == 0.1 and decays[-1] == 0.5
-    for mine, mean in zip(models.policy.parameters(), average, strict=True):
-        assert_close(mine.detach().double(), mean, rtol=1e-5, atol=1e-6)
+    # the newest weights count 1, the ones before 0.5, 0.25, ...; the shares add up to 1
+    shares = [0.5 ** (11 - i) for i in range(12)]
+    for k, mine in enumerate(models.policy.parameters()):
+        mean = sum(share * weights[k] for share, weights in zip(shares, seen, strict=True))
+        assert_close(mine.detach().double(), mean / sum(shares), rtol=1e-5, atol=1e-6)
 
 
 def test_a_response_without_eos_gets_its_fixed_score(networks, tmp_path):

@@ -34,7 +34,7 @@ from heedful.config import (
 from heedful.data.bad_rows import BadRows
 from heedful.data.formats import read_comparisons, read_demonstrations
 from heedful.data.rows import ROW_SUFFIXES, find_files
-from heedful.errors import ConfigError, DataError
+from heedful.errors import DataError
 
 UNKNOWN = "unknown until the data is read"
 # Data is counted in a dry run up to this size: about a second of reading.
@@ -111,10 +111,6 @@ def text_rows_per_update(config: SFTConfig) -> int:
     mix = config.pretraining_mix
     if mix == 0:
         return 0
-    if mix == 1:
-        raise ConfigError(
-            "pretraining_mix = 1 leaves no demonstrations: take less than 1 (paper: 0.1)"
-        )
     return max(1, round(config.optim.batch_size * mix / (1 - mix)))
 
 
