@@ -30,8 +30,10 @@ VARIABLES = {
 }
 LOOP = {"sft", "ppo_init", "reward", "ppo_ptx", "samples", "measures", "summarize", "report"}
 MODELS = {"base", "PPO init", "SFT", "PPO-ptx"}
-CONTEXT = 512
-MAX_DOCUMENT_TOKENS = 480
+# Of the local model: less than the recipe's 480 tokens of a held-out document.
+CONTEXT = 320
+MAX_DOCUMENT_TOKENS = CONTEXT + 1  # the last one is predicted and not read
+MAX_SAMPLE_PROMPT_TOKENS = 128
 
 THINGS = ("river", "stone", "garden", "letter", "winter", "bridge", "market", "candle", "forest")
 PLACES = ("Oslo", "Cairo", "Lima", "Quito", "Dakar", "Hanoi", "Perth", "Turin", "Kyoto", "Malmo")
@@ -94,7 +96,7 @@ def data(tmp_path_factory) -> Path:
     """A folder laid out as the recipe wants it."""
     path = tmp_path_factory.mktemp("english") / "data"
     for place, name in enumerate(TEXTS):
-        documents = [document(10 * i + place, PLACES[i % 10]) for i in range(12)]
+        documents = [document(10 * i + place, PLACES[i % 10]) * (1 + i % 4) for i in range(12)]
         lines = [line for text in documents for line in (text, "<|endoftext|>")]
         write(path / "text" / f"{name}.txt.gz", lines)
     for name in ("dolly_sample_human.jsonl", "seed_tasks_human.jsonl", "gsm8k_train_human.jsonl.gz",
@@ -114,6 +116,9 @@ def data(tmp_path_factory) -> Path:
             {"id": f"{name}-{i}", "prompt": f"Tell me of the {a} of {b}, {name}.", "user_id": None}
             for i, a, b in things(50)
         ]
+        # held out, too long, and in both files
+        long = "Tell me all. " + document(7, "Oslo")
+        found.insert(0, {"id": "long", "prompt": long, "split": "valid"})
         write(path / "prompts" / f"{name}.jsonl", rows(found))
     return path
 
@@ -231,21 +236,22 @@ def test_losses_on_held_out_text_are_those_of_transformers(
     assert {*row} == {"metric", "higher_is_better", *MODELS}
     text = gzip.decompress((data / "text" / "valid_mix.txt.gz").read_bytes()).decode()
     documents = [part.strip("\n") for part in text.split("<|endoftext|>") if part.strip()]
+    num_long = 0
     for name, stage in (("PPO init", "ppo_init"), ("SFT", "sft"), ("PPO-ptx", "ppo_ptx")):
         path = run / "stages" / stage / "model"
-        tokenizer, model = (
-            AutoTokenizer.from_pretrained(path),
-            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
-        )
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         total, count = 0.0, 0
         for document in documents:
             tokens = [1, *tokenizer.encode(document, add_special_tokens=False), 1]
+            num_long += len(tokens) > MAX_DOCUMENT_TOKENS
             ids = torch.tensor([tokens[:MAX_DOCUMENT_TOKENS]])
             with torch.no_grad():
                 total += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
             count += ids.shape[1] - 1
         assert row[name]["value"] == pytest.approx(total / count, rel=0.01)  # may be bf16
         assert row[name]["low"] <= row[name]["value"] <= row[name]["high"]
+    assert num_long
 
 
 def test_scores_are_means_over_the_answers_and_differences_to_the_first(
@@ -253,6 +259,7 @@ def test_scores_are_means_over_the_answers_and_differences_to_the_first(
 ):
     answers = jsonl(run / "stages" / "samples" / "completions.jsonl")
     assert len(answers) == VARIABLES["num_answered"] == len(summary["samples"])
+    assert len({row["prompt_id"] for row in answers}) == len(answers)
     scores: dict[str, list[float]] = {name: [] for name in MODELS}
     for row in answers:
         for completion in row["completions"]:
@@ -272,16 +279,20 @@ def test_a_score_is_what_transformers_computes_with_the_published_reward_model(r
     path = run / "stages" / "reward" / "model"
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
-    row = jsonl(run / "stages" / "samples" / "completions.jsonl")[0]
-    for completion in row["completions"]:
-        prompt, response = (
-            tokenizer.encode(text, add_special_tokens=False)
-            for text in (row["prompt"] + "\n", completion["text"])
-        )
-        response = response[: VARIABLES["max_new_tokens"]]  # broken letters are many tokens
-        with torch.no_grad():
-            score = model(torch.tensor([[0, *prompt, *response, 1]])).logits
-        assert completion["score"] == pytest.approx(float(score), abs=0.15)  # may be bf16
+    long, *others = jsonl(run / "stages" / "samples" / "completions.jsonl")
+    assert long["prompt_id"] == "long"
+    for row in (long, others[0]):
+        for completion in row["completions"]:
+            prompt, response = (
+                tokenizer.encode(text, add_special_tokens=False)
+                for text in (row["prompt"] + "\n", completion["text"])
+            )
+            assert (len(prompt) >= MAX_SAMPLE_PROMPT_TOKENS) == (row is long)
+            prompt = prompt[-(MAX_SAMPLE_PROMPT_TOKENS - 1) :]  # the end, after BOS
+            response = response[: VARIABLES["max_new_tokens"]]  # broken letters are many tokens
+            with torch.no_grad():
+                score = model(torch.tensor([[0, *prompt, *response, 1]])).logits
+            assert completion["score"] == pytest.approx(float(score), abs=0.15)  # may be bf16
 
 
 def test_the_published_policy_loads_and_generates(run: Path):

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HeedfulError as error:
         return _fail(error, options.debug, 1)
     except KeyboardInterrupt:
-        print("stopped; run again with --resume to go on", file=sys.stderr)
+        again = "the same command" if options.command in ("run", "demo") else "with --resume"
+        print(f"stopped; run again {again} to go on", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the output has seen enough: heed ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ from heedful.metrics import METRICS_FILE, read_metrics
 from heedful.report import write_report
 
 SUMMARY_FILE = "summary.json"
+RUN_FILE = "run.json"  # written by heed run
 
 
 def run_report(config: ReportConfig, resume: bool = False) -> None:
@@ -24,6 +25,9 @@ def run_report(config: ReportConfig, resume: bool = False) -> None:
     file = run / SUMMARY_FILE
     summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     summary |= {"costs": stage_costs(run), "lineage": lineage(run)}
+    started = run / RUN_FILE
+    if started.is_file():
+        summary["command"] = json.loads(started.read_text(encoding="utf-8"))["command"]
     file.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     write_report(run, run / config.out)
     progress(1, 1)

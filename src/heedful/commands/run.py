@@ -26,6 +26,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import string
 import sys
@@ -48,6 +49,7 @@ from heedful.config import Section, dump_toml
 from heedful.errors import ConfigError, TrainingError
 
 STAGE_FILE = "stage.json"
+RUN_FILE = "run.json"
 STARTED_FILE = "started.txt"
 LOG_FILE = "log.txt"
 POLL_S = 0.2
@@ -234,6 +236,8 @@ def run(
     """
     console = console or Console(stderr=True)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    started = {"command": shlex.join(["heed", *sys.argv[1:]]), "jobs": jobs or recipe.jobs}
+    (recipe.run_dir / RUN_FILE).write_text(json.dumps(started), encoding="utf-8")
     with (recipe.run_dir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -400,9 +404,9 @@ def conclude(recipe: Recipe, seconds: float) -> int:
         holding = sum(row["holds"] for row in rows)
         console.print(f"{holding} of {len(rows)} claims hold")
         code = _gold_alarm(console, rows)
+    jobs = json.loads((recipe.run_dir / RUN_FILE).read_text(encoding="utf-8"))["jobs"]
     peaks = sorted((_peak_gib(stage) for stage in recipe.stages.values()), reverse=True)
-    most = sum(peaks[: recipe.jobs])
-    console.print(f"memory: at most {most:.1f} GiB ({recipe.jobs} largest stages together)")
+    console.print(f"memory: at most {sum(peaks[:jobs]):.1f} GiB ({jobs} largest stages together)")
     report = recipe.run_dir / "report.html"
     where = report if report.is_file() else recipe.run_dir
     console.print(f"done in {seconds / 60:.1f} minutes: {where}", highlight=False)
