@@ -60,17 +60,17 @@ def test_a_rise_means_the_whole_interval_is_above_zero(rule):
     assert not held(rule, 0.1, NAN, NAN)
 
 
-def test_not_fewer_true_answers_means_not_shown_to_be_fewer():
+def test_not_fewer_true_answers_means_that_a_real_loss_is_ruled_out():
     rule = claims.no_less_truthful_than_sft_held_out
-    assert held(rule, -0.02, -0.05, 0.0)
-    assert not held(rule, -0.02, -0.05, -0.001)
+    assert held(rule, 0.0, -0.049, 0.1)
+    assert not held(rule, 0.02, -0.05, 0.1)
     assert not held(rule, 0.02, NAN, NAN)
 
 
-def test_hallucination_ratio_has_two_bars():
-    assert held(claims.hallucinates_less, 0.6, 0.3, 0.99)
-    assert not held(claims.hallucinates_less, 0.61, 0.3, 0.9)
-    assert not held(claims.hallucinates_less, 0.5, 0.3, 1.0)
+def test_the_whole_hallucination_interval_is_under_its_bar():
+    assert held(claims.hallucinates_less, 0.5, 0.3, 0.6)
+    assert not held(claims.hallucinates_less, 0.5, 0.3, 0.61)
+    assert not held(claims.hallucinates_less, 0.5, 0.3, NAN)
     assert not held(claims.hallucinates_less, 0.5, 0.3, math.inf)
 
 
@@ -81,8 +81,9 @@ def test_fewer_insults_means_the_whole_interval_is_below_zero():
 
 @pytest.mark.parametrize("rule", [claims.ptx_wins_back_web_text, claims.ptx_wins_back_recall])
 def test_winning_back_needs_a_tax(rule):
-    assert held(rule, 0.67, 0.4, 0.9, tax=Interval(0.5, 0.4, 0.6))
-    assert not held(rule, 0.66, 0.4, 0.9, tax=Interval(0.5, 0.4, 0.6))
+    assert held(rule, 0.8, 0.67, 0.9, tax=Interval(0.5, 0.4, 0.6))
+    assert not held(rule, 0.8, 0.66, 0.9, tax=Interval(0.5, 0.4, 0.6))
+    assert not held(rule, 0.8, NAN, NAN, tax=Interval(0.5, 0.4, 0.6))
     assert not held(rule, 2.0, 1.0, 9.0, tax=Interval(-0.01, -0.1, 0.1))
     assert not held(rule, NAN, NAN, NAN, tax=Interval(0.5, 0.4, 0.6))
 
@@ -90,6 +91,9 @@ def test_winning_back_needs_a_tax(rule):
 def test_order_agreement_and_reward_accuracy_bars():
     assert held(claims.heldout_labelers_agree_on_order, 1.0, 0.6, 1.0)
     assert not held(claims.heldout_labelers_agree_on_order, 0.9, 0.6, 1.0)
+    assert not held(claims.heldout_labelers_agree_on_order, 1.0, 0.0, 1.0)
+    assert not held(claims.heldout_labelers_agree_on_order, 1.0, NAN, NAN)
+    assert not held(claims.labelers_agree, 0.726, NAN, NAN)
     assert held(claims.labelers_agree, 0.726, 0.5, 0.9)
     assert not held(claims.labelers_agree, 0.679, 0.67, 0.69)
     assert not held(claims.labelers_agree, 0.781, 0.77, 0.79)

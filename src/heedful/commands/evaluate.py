@@ -95,11 +95,12 @@ class _Measured:
         """Mean of model ``a`` minus that of ``b`` over the same items, with its interval."""
         items = sorted(table[a])
         first, second = ([table[name][item] for item in items] for name in (a, b))
-        return paired_difference(first, second, items, seed=self.seed)
+        return paired_difference(first, second, clusters_of(items), seed=self.seed)
 
     def mean(self, table: dict[str, dict[str, float]], name: str) -> Interval:
         items = sorted(table[name])
-        return bootstrap([table[name][item] for item in items], items, seed=self.seed)
+        values = [table[name][item] for item in items]
+        return bootstrap(values, clusters_of(items), seed=self.seed)
 
     def loss_difference(self, a: str, b: str) -> Interval:
         """Loss per token of ``a`` minus that of ``b`` on the same documents."""
@@ -126,8 +127,21 @@ class _Measured:
             [np.array(self.measures[name][key], float) for name in ("base", "PPO", "PPO-ptx")],
             axis=1,
         )
-        clusters = np.arange(len(columns))
+        clusters = list(range(len(columns)))
+        if key == "recall":
+            clusters = clusters_of(self.measures["base"]["recall_ids"])
         return bootstrap(columns, clusters, statistic=recovered_share, seed=self.seed)
+
+
+def clusters_of(items: Sequence[str]) -> list[str]:
+    """What every item belongs to: questions about one character are not independent of each other.
+
+    Ids of truth probes and recall quizzes are <probe>-<character>-<attribute>.
+    """
+    about_characters = ("truth-", "recall-")
+    return [
+        item.rpartition("-")[0] if item.startswith(about_characters) else item for item in items
+    ]
 
 
 def valid_scores(reward_dir: Path) -> list[Scored]:
@@ -191,7 +205,10 @@ def _claims(
     sizes = {name: num_parameters(path) for name, path in config.models.items()}
     web_tax = m.loss_difference("PPO", "base")
     recall_tax = paired_difference(
-        m.recall("base"), m.recall("PPO"), m.measures["base"]["recall_ids"], seed=config.seed
+        m.recall("base"),
+        m.recall("PPO"),
+        clusters_of(m.measures["base"]["recall_ids"]),
+        seed=config.seed,
     )
     ordered = [name for name in ("base", "prompted", "SFT", "PPO-ptx") if name in m.gold]
     found = [
@@ -325,7 +342,9 @@ def _summary(
 def _tax(m: _Measured) -> Rows:
     names = list(m.measures)
     recall = {
-        name: bootstrap(m.recall(name), m.measures[name]["recall_ids"], seed=m.seed).to_row()
+        name: bootstrap(
+            m.recall(name), clusters_of(m.measures[name]["recall_ids"]), seed=m.seed
+        ).to_row()
         for name in names
     }
     loss = {name: m.loss(name).to_row() for name in names}

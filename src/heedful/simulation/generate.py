@@ -27,6 +27,7 @@ from heedful.simulation.webtext import documents
 from heedful.simulation.world import WORLD_FILE, World
 
 LABELERS_FILE = "labelers.json"
+NOISE_FILE = "labeler_noise.json"  # written by the first labeling
 PROMPTS_FILE = "prompts.jsonl"
 TASKS_FILE = "tasks.jsonl"
 MANIFEST_FILE = "manifest.json"
@@ -59,6 +60,7 @@ def write_world(
     """
     directory = Path(directory)
     (directory / "probes").mkdir(parents=True, exist_ok=True)
+    (directory / NOISE_FILE).unlink(missing_ok=True)  # fitted to the labels of another world
     world = World(seed, num_characters, num_heldout)
     world.save(directory)
     pool = LabelerPool.build(

@@ -15,14 +15,13 @@ from typing import Any
 
 from heedful.errors import ConfigError, DataError
 from heedful.records import Cohort, Completion, Judgement, Ranking, Split, to_row
-from heedful.simulation.generate import LABELERS_FILE, PROMPTS_FILE, TASKS_FILE
+from heedful.simulation.generate import LABELERS_FILE, NOISE_FILE, PROMPTS_FILE, TASKS_FILE
 from heedful.simulation.labelers import LabelerPool, SimulatedLabeler, pairwise_agreement, rank
 from heedful.simulation.rows import read_rows
 from heedful.simulation.tasks import Task, read_tasks
 from heedful.simulation.utility import assess
 from heedful.simulation.world import World
 
-NOISE_FILE = "labeler_noise.json"
 NUM_OVERLAP_LABELERS = 3
 _PILOT_PROMPTS = 300
 # Final evaluations put truthfulness and harmlessness first (paper section 3.4); training data puts
@@ -225,7 +224,9 @@ def _fitted_pool(world: World, directory: Path, items: Sequence[_Item]) -> Label
     step = max(1, len(items) // _PILOT_PROMPTS)
     pool = pool.refitted(world, [(item.task, item.texts) for item in items[::step]])
     row = {"noise_scale": pool.noise_scale, "agreement": pool.agreement}
-    (directory / NOISE_FILE).write_text(json.dumps(row) + "\n", encoding="utf-8")
+    partial = directory / (NOISE_FILE + ".partial")
+    partial.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    partial.replace(directory / NOISE_FILE)
     return pool
 
 
