@@ -117,7 +117,7 @@ def data(tmp_path_factory) -> Path:
             for i, a, b in things(50)
         ]
         # held out, too long, and in both files
-        long = "Tell me all. " + document(7, "Oslo")
+        long = "Tell me all. " + 2 * document(7, "Oslo")
         found.insert(0, {"id": "long", "prompt": long, "split": "valid"})
         write(path / "prompts" / f"{name}.jsonl", rows(found))
     return path
