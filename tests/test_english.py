@@ -168,7 +168,7 @@ def heed_run(run_dir: Path, **variables: Any) -> int:
     words = [f"--{name}={value}" for name, value in variables.items()]
     with pytest.MonkeyPatch.context() as patch:
         # stages with a thread per core crawl where other tests hold the cores
-        patch.setattr("os.cpu_count", lambda: 1)
+        patch.setattr("heedful.commands.run.num_cores", lambda: 1)
         return main(["run", str(RECIPE), "--run-dir", str(run_dir), *words])
 
 

@@ -189,7 +189,7 @@ def test_what_is_not_a_model_says_why(tiny_model, tokenizer, tmp_path):
     (tmp_path / "config.json").write_text(tiny_model("llama").config.to_json_string())
     with pytest.raises(ModelError, match=r"weights lack model.layers.1.\S+, .* and \d+ more"):
         load_language_model(tmp_path)
-    with pytest.raises(ModelError, match="no tokenizer"):
+    with pytest.raises(ModelError, match="not a directory"):
         load_tokenizer(tmp_path / "missing")
 
 
@@ -266,3 +266,30 @@ def test_lineage_of_a_foreign_model_is_empty(tmp_path):
     assert read_lineage(tmp_path) == {}
     (tmp_path / "heedful.json").write_text('{"step": "sft"}')
     assert read_lineage(tmp_path) == {"step": "sft"}
+
+
+def test_architectures_that_leak_between_packed_sequences_are_refused(tmp_path):
+    from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig
+
+    small = {"hidden_size": 32, "vocab_size": 60}
+    kinds = {
+        "mamba": MambaConfig(**small, num_hidden_layers=2, pad_token_id=0),
+        "bloom": BloomConfig(**small, n_layer=2, n_head=2),
+    }
+    for name, config in kinds.items():
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / name)
+        with pytest.raises(ModelError, match="not supported"):
+            load_language_model(tmp_path / name)
+
+
+def test_a_new_token_is_no_likely_one_where_all_logits_are_low(tiny_model, tokenizer):
+    model = tiny_model("gpt2")
+    known = model.get_input_embeddings().num_embeddings
+    with torch.no_grad():  # every hidden state has a large first part; every known row opposes it
+        model.base_model.ln_f.bias[0] += 30.0
+        model.get_output_embeddings().weight[:, 0] -= 1.0
+    tokenizer.add_tokens([f"<new{i}>" for i in range(known - len(tokenizer) + 1)])
+    fit_vocabulary(model, tokenizer)
+    layout = Packed([3])
+    probabilities = logits(model, hidden_states(model, torch.tensor([1, 2, 3]), layout)).softmax(-1)
+    assert float(probabilities.detach()[:, known:].max()) < 0.2

@@ -44,7 +44,7 @@ from heedful.commands.plan import derived_numbers
 from heedful.commands.progress import bars, read_progress
 from heedful.commands.recipe_tables import read_recipe
 from heedful.commands.table import TRAINING, stage_config
-from heedful.commands.worker import run_stage
+from heedful.commands.worker import num_cores, run_stage
 from heedful.config import Section, dump_toml
 from heedful.errors import ConfigError, TrainingError
 
@@ -302,7 +302,7 @@ class _Scheduler:
                 for stage in self.waiting.values()
             )
         )
-        return max(1, (os.cpu_count() or 1) // min(self.jobs, can_run))
+        return max(1, num_cores() // min(self.jobs, can_run))
 
     def _start(self, stage: Stage, mark: str) -> None:
         stage.directory.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,13 @@ def run_stage(
         os._exit(0)
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _end_with(process_id: int) -> None:
     """Ends this process soon after the one that runs the recipe, so that a kill leaves none behind.
 

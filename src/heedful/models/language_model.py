@@ -26,6 +26,8 @@ from heedful.models.attention import Cached, Packed
 PAD_TOKEN = "<|pad|>"
 # Rows of logits that exist at one time, in (V-wide) cells: 16 MiB of fp32.
 LOGIT_CELLS = 4 * 2**20
+# Largest difference of log-probabilities between packed sequences and the library's own pass.
+PACKING_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.3, torch.bfloat16: 0.5}
 
 
 def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -34,7 +36,40 @@ def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) ->
     Raises ModelError where the directory is missing or is not a causal LM.
     """
     config = load_config(path)
-    return load_weights(AutoModelForCausalLM, path, config, dtype, "a causal language model")
+    model = load_weights(AutoModelForCausalLM, path, config, dtype, "a causal language model")
+    require_packing(model, str(path))
+    return model
+
+
+@torch.no_grad()
+def require_packing(model: PreTrainedModel, path: str) -> None:
+    """Raises ModelError unless two packed sequences get the log-probabilities they get alone.
+
+    Recurrent and convolution layers leak from one packed sequence into the next, and some
+    architectures do not use the attention interface, or do more to their logits than we know of:
+    they would be trained on nonsense. Compared on a few tokens with the library's own attention.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    rows = [[i % embeddings.num_embeddings for i in row] for row in ((3, 5, 7, 11, 13), (2, 4, 6))]
+    what = f"{path}: {type(model).__name__} is not supported"
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ModelError(f"{what}: it does not take its attention from transformers' interface")
+    try:
+        flat = torch.tensor([token for row in rows for token in row])
+        ours = logits(model, hidden_states(model, flat, Packed([len(row) for row in rows])))
+        model.set_attn_implementation("eager")
+        alone = [model(torch.tensor([row]), use_cache=False).logits[0] for row in rows]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{what}: it does not run on packed sequences ({error})") from error
+    finally:
+        model.set_attn_implementation(attention.NAME)
+    theirs = torch.cat(alone).float()
+    difference = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max()
+    if float(difference) > PACKING_TOLERANCE[model.dtype]:
+        raise ModelError(
+            f"{what}: packed sequences change its log-probabilities by {float(difference):.2f}. "
+            "Decoders with attention alone work (Llama, Qwen, Mistral, Gemma, GPT-2, OPT, Phi)"
+        )
 
 
 def load_weights(
@@ -57,8 +92,8 @@ def load_weights(
             attn_implementation=attention.NAME,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path} could not be loaded as {what}: {error}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{path} could not be loaded as {what}: {error!r}") from error
     missing = sorted(set(info["missing_keys"]) - new)
     if missing:
         raise ModelError(
@@ -105,6 +140,8 @@ def load_tokenizer(path: Path | str) -> Any:
     A missing pad token, or one that equals EOS, is replaced by a new token (never by EOS: a masked
     EOS would mean a model that never learns to stop). ``fit_vocabulary`` makes room for it.
     """
+    if not Path(path).is_dir():
+        raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
@@ -121,9 +158,12 @@ def load_tokenizer(path: Path | str) -> Any:
 def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     """Widens the embeddings if the tokenizer has more tokens, and sets the model's special ids."""
     embeddings: Any = model.get_input_embeddings()
-    if len(tokenizer) > embeddings.num_embeddings:
+    known = embeddings.num_embeddings
+    if len(tokenizer) > known:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         embeddings = model.get_input_embeddings()
+        _start_at_the_mean(embeddings, known)
+        _start_at_the_mean(model.get_output_embeddings(), known)
     if getattr(embeddings, "padding_idx", None) is not None:
         # an embedding at padding_idx never learns: where it was EOS, EOS would not
         embeddings.padding_idx = tokenizer.pad_token_id
@@ -132,6 +172,18 @@ def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+
+@torch.no_grad()
+def _start_at_the_mean(embeddings: Any, known: int) -> None:
+    """Sets the rows after the first ``known`` to their mean, so that a new token is no likely one.
+
+    A random row gives a logit near 0, far above the others in models like GPT-2 whose logits are
+    all well below it: the new token would take all the probability.
+    """
+    for weight in (getattr(embeddings, "weight", None), getattr(embeddings, "bias", None)):
+        if weight is not None and len(weight) > known:
+            weight[known:] = weight[:known].float().mean(0).to(weight.dtype)
 
 
 def require_same_tokenizer(first: Any, second: Any, names: tuple[str, str]) -> None:
