@@ -250,3 +250,14 @@ def test_a_timer_sums_its_phases(monkeypatch):
     for name in ("a", "b", "a"):
         timer.lap(name)
     assert timer.metrics() == {"time/a_s": 6.0, "time/b_s": 3.0}
+
+
+def test_a_frozen_parameter_has_no_master(tiny_model):
+    model = tiny_model("gpt2")
+    frozen = model.base_model.ln_f.bias
+    frozen.requires_grad_(False)
+    optimizer = Adam(model)
+    with pytest.raises(ValueError, match="frozen"):
+        optimizer.master_of(frozen)
+    first = next(p for p in model.parameters() if p.requires_grad)
+    assert optimizer.master_of(first).shape == first.shape

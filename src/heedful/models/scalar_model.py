@@ -95,7 +95,7 @@ def center(
     weight = master_of(head_of(model).weight)[0]  # (D,) changed in place
     bias = -float((hidden @ weight).mean())
     norm_bias = _final_norm_bias(model)
-    if norm_bias is not None:
+    if norm_bias is not None and norm_bias.requires_grad:  # frozen beside LoRA adapters
         master_of(norm_bias).add_((bias * weight / weight.square().sum()).to(norm_bias.dtype))
         return {"bias": bias, "spread": 0.0}
     ridge = CENTER_RIDGE * float(hidden.square().mean()) * len(hidden)

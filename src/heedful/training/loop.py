@@ -107,7 +107,12 @@ class Adam:
         self.sync()
 
     def master_of(self, parameter: Tensor) -> Tensor:
-        """The fp32 master of a parameter, as a view; ``sync`` after changing it."""
+        """The fp32 master of a parameter, as a view; ``sync`` after changing it.
+
+        Raises ValueError for a parameter that is not trained here.
+        """
+        if not any(parameter is own for own in self.parameters):
+            raise ValueError("the parameter is frozen: it has no master")
         start = parameter.data.storage_offset()
         return self.master.data[start : start + parameter.numel()].view(parameter.shape)
 
