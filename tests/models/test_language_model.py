@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -288,6 +289,7 @@ def test_a_new_token_is_no_likely_one_where_all_logits_are_low(tiny_model, token
     with torch.no_grad():  # every hidden state has a large first part; every known row opposes it
         model.base_model.ln_f.bias[0] += 30.0
         model.get_output_embeddings().weight[:, 0] -= 1.0
+    tokenizer = copy.deepcopy(tokenizer)  # the fixture is shared
     tokenizer.add_tokens([f"<new{i}>" for i in range(known - len(tokenizer) + 1)])
     fit_vocabulary(model, tokenizer)
     layout = Packed([3])
