@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from heedful.commands.miniature import COMPARISONS_FILE
+from heedful.commands.report import SUMMARY_FILE
 from heedful.commands.train import begin
 from heedful.config import EvaluateConfig
 from heedful.evaluation import claims as rules
@@ -35,7 +36,6 @@ from heedful.simulation.labeling import gold, judge
 
 JUDGEMENTS_FILE = "judgements.jsonl"
 CLAIMS_FILE = "claims.json"
-SUMMARY_FILE = "summary.json"
 # Models in the order in which tables show them; a name not given in the settings is left out.
 BASELINE = "SFT"
 NUM_SHOWN = 12
@@ -110,9 +110,7 @@ class _Measured:
         return bootstrap(columns, np.arange(len(counts)), statistic=ratio, seed=self.seed)
 
     def loss(self, name: str) -> Interval:
-        values = self.measures[name]
-        columns = np.stack([values["loss_sums"], values["num_tokens"]], axis=1)
-        return bootstrap(columns, np.arange(len(columns)), statistic=ratio, seed=self.seed)
+        return loss_per_token(self.measures[name], self.seed)
 
     def recall(self, name: str) -> list[float]:
         return [float(right) for right in self.measures[name]["recall"]]
@@ -131,6 +129,12 @@ class _Measured:
         if key == "recall":
             clusters = clusters_of(self.measures["base"]["recall_ids"])
         return bootstrap(columns, clusters, statistic=recovered_share, seed=self.seed)
+
+
+def loss_per_token(values: dict[str, Any], seed: int) -> Interval:
+    """Next-token loss of one model of measures.json, clustered by document."""
+    columns = np.stack([values["loss_sums"], values["num_tokens"]], axis=1)
+    return bootstrap(columns, np.arange(len(columns)), statistic=ratio, seed=seed)
 
 
 def clusters_of(items: Sequence[str]) -> list[str]:

@@ -61,14 +61,3 @@ def bars(console: Console) -> Progress:
         console=console,
         refresh_per_second=2,
     )
-
-
-def bar_progress(description: str) -> tuple[Progress, Callable[[int, int], None]]:
-    """A display with one bar on stderr, and the callback that moves it."""
-    display = bars(Console(stderr=True))
-    task = display.add_task(description, total=None)
-
-    def report(done: int, total: int) -> None:
-        display.update(task, completed=done, total=total)
-
-    return display, report

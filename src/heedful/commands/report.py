@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from heedful.commands.progress import file_progress
+from heedful.commands.run import RUN_FILE
 from heedful.config import ReportConfig
 from heedful.errors import DataError
 from heedful.metrics import METRICS_FILE, read_metrics
 from heedful.report import write_report
 
 SUMMARY_FILE = "summary.json"
-RUN_FILE = "run.json"  # written by heed run
 
 
 def run_report(config: ReportConfig, resume: bool = False) -> None:

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from heedful.commands.evaluate import SUMMARY_FILE, samples, valid_scores
+from heedful.commands.evaluate import loss_per_token, samples, valid_scores
+from heedful.commands.report import SUMMARY_FILE
 from heedful.commands.train import begin
 from heedful.config import SummarizeConfig
 from heedful.data.bad_rows import BadRows
 from heedful.data.formats import read_comparisons
 from heedful.errors import DataError
-from heedful.evaluation.intervals import bootstrap, paired_difference, ratio
+from heedful.evaluation.intervals import bootstrap, paired_difference
 from heedful.evaluation.reward_model import accuracy, baselines
 from heedful.metrics import iter_jsonl
 from heedful.models.language_model import (
@@ -68,11 +68,7 @@ def _parameters_of(path: str) -> int:
 
 def _losses(measures: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """Next-token loss of every model on held-out text, clustered by document."""
-    rows = {}
-    for name, values in measures.items():
-        columns = np.stack([values["loss_sums"], values["num_tokens"]], axis=1)
-        found = bootstrap(columns, np.arange(len(columns)), statistic=ratio, seed=seed)
-        rows[name] = found.to_row()
+    rows = {name: loss_per_token(values, seed).to_row() for name, values in measures.items()}
     metric = "loss on held-out text (nats per token)"
     return [{"metric": metric, "higher_is_better": False, **rows}]
 
