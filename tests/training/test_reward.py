@@ -149,21 +149,25 @@ def test_micro_batches_change_nothing(fresh, tmp_path, results_of):
 @torch.no_grad()
 def test_evaluation_counts_pairs_as_a_loop_does(fresh):
     model = fresh()
+    # a second labeler saw three of the four responses, in another order, and ranked them otherwise
+    second = [
+        row._replace(responses=row.responses[2::-1], ranks=[2, 1, 2], labeler="b") for row in VALID
+    ]
     losses, right, pairs = [], 0, 0
-    for row in VALID:
+    for row in [*VALID, *second]:
         examples = [Example(row.prompt, response) for response in row.responses]
         scores = score_all(model, examples, 8192).double()
         own = []
-        for i in range(4):
-            for j in range(4):
+        for i in range(len(row.ranks)):
+            for j in range(len(row.ranks)):
                 if row.ranks[i] < row.ranks[j]:
                     difference = scores[i] - scores[j]
                     own.append(float(torch.log1p(torch.exp(-difference))))
-                    right += float(difference) > 0
+                    right += 0.5 * float(difference >= 0) + 0.5 * float(difference > 0)
         pairs += len(own)
         losses += [sum(own) / len(own)] if own else []
-    found = evaluate(model, VALID, 64)
-    assert (found.num_pairs, found.num_prompts) == (pairs, len(losses))
+    found = evaluate(model, [*VALID, *second], 64)
+    assert (found.num_pairs, found.num_rankings) == (pairs, len(losses))
     assert found.accuracy == pytest.approx(right / pairs)
     assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
@@ -177,6 +181,18 @@ def test_shuffled_pairs_are_the_same_pairs_one_by_one(fresh, tmp_path, results_o
         # the last batch is filled up with elements of the next pass
         assert expected <= sum(counts) < expected + max(counts)
     assert len({row["reward/num_pairs"] for row in results_of(tmp_path / "shuffled_pairs")}) == 1
+
+
+def test_a_response_is_read_once_however_many_labelers_ranked_it(fresh, tmp_path, results_of):
+    """Two labelers of the same mind: the same losses as one, in as many updates."""
+    second = [row._replace(labeler="b") for row in TRAIN]
+    for name, rows in (("one", TRAIN), ("two", [*TRAIN, *second])):
+        train(settings(tmp_path / name), fresh(), rows, [])
+    one, two = results_of(tmp_path / "one"), results_of(tmp_path / "two")
+    for first, both in zip(one, two, strict=True):
+        assert both["reward/loss"] == pytest.approx(first["reward/loss"], rel=1e-4)
+        assert both["optim/grad_norm"] == pytest.approx(first["optim/grad_norm"], rel=1e-3)
+        assert both["reward/num_pairs"] == 2 * first["reward/num_pairs"]
 
 
 def test_rankings_of_ties_alone_teach_nothing(fresh, tmp_path):

@@ -1,7 +1,8 @@
 """Step 2: a reward model from rankings (paper 3.5, C.2).
 
-All completions of a prompt are one batch element: K forward passes give all its pairs. The ablation
-("shuffled_pairs") trains on the same pairs one by one, as the paper found to overfit.
+All completions of a prompt are one batch element, with the rankings of all its labelers: K forward
+passes give all pairs, and no completion comes back within an epoch. The ablation ("shuffled_pairs")
+trains on the same pairs one by one, as the paper found to overfit.
 """
 
 from __future__ import annotations
@@ -37,29 +38,40 @@ from heedful.training.passes import final_scores, lr_at, make_optimizer, make_se
 LOW_ACCURACY = 0.6
 
 
+class Element(NamedTuple):
+    """What is trained on at once: a prompt, its distinct responses, and the rankings of them."""
+
+    prompt_id: str
+    prompt: list[int]
+    responses: list[list[int]]
+    places: list[list[int]]  # per ranking: which responses it ranks
+    ranks: list[list[int]]  # per ranking: their ranks, 1 is best
+
+
 class PairCounts(NamedTuple):
     """What a reward model gets right on held-out pairs."""
 
-    loss: float  # mean -log sigmoid of the untied pairs, averaged over prompts
+    loss: float  # mean -log sigmoid of the untied pairs, averaged over rankings
     accuracy: float  # share of untied pairs in the right order
     num_pairs: int
-    num_prompts: int
+    num_rankings: int
 
 
 def train(
     config: RewardConfig,
     model: Any,
-    prompts: Sequence[RankedPrompt],
+    rankings: Sequence[RankedPrompt],
     valid: Sequence[RankedPrompt],
     demonstrations: Sequence[Example] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """The last metrics, after training ``model`` in place and centering it on demonstrations.
 
-    The loss of a batch is the mean over its prompts of the mean over a prompt's untied pairs
-    (equation 1). Afterwards labeler demonstrations score 0 on average.
+    The loss of a batch is the mean over its rankings of the mean over a ranking's untied pairs
+    (equation 1; the paper has one ranking for most prompts). Afterwards labeler demonstrations
+    score 0 on average.
     """
-    elements = _elements(prompts, config.batching)
+    elements = _elements(rankings, config.batching)
     if not elements:
         raise DataError(
             "no untied pair of the train split was found: the reward model has nothing to learn"
@@ -111,24 +123,35 @@ def train(
     return last
 
 
-def _elements(prompts: Sequence[RankedPrompt], batching: str) -> list[RankedPrompt]:
-    """Batch elements: prompts with an untied pair, or every untied pair as one of its own."""
+def _elements(rankings: Sequence[RankedPrompt], batching: str) -> list[Element]:
+    """Batch elements: prompts with all their rankings, or every untied pair as one of its own."""
+    untied = [ranking for ranking in rankings if len(set(ranking.ranks)) > 1]
     if batching == "k_wise":
-        return [prompt for prompt in prompts if len(set(prompt.ranks)) > 1]
-    pairs = []
-    for prompt in prompts:
-        for i, j in combinations(range(len(prompt.ranks)), 2):
-            if prompt.ranks[i] != prompt.ranks[j]:
-                pairs.append(
-                    prompt._replace(
-                        responses=[prompt.responses[i], prompt.responses[j]],
-                        ranks=[prompt.ranks[i], prompt.ranks[j]],
-                    )
-                )
-    return pairs
+        return _by_prompt(untied)
+    return [
+        Element(r.prompt_id, r.prompt, [r.responses[i], r.responses[j]], [[0, 1]], [ranks])
+        for r in untied
+        for i, j in combinations(range(len(r.ranks)), 2)
+        if len(set(ranks := [r.ranks[i], r.ranks[j]])) > 1
+    ]
 
 
-def _batch_size(config: RewardConfig, elements: Sequence[RankedPrompt]) -> int:
+def _by_prompt(rankings: Sequence[RankedPrompt]) -> list[Element]:
+    """One element per prompt, in order of appearance: a response that several labelers ranked, or
+    that a model gave twice, stands in it once."""
+    found: dict[tuple[str, tuple[int, ...]], Element] = {}
+    for row in rankings:
+        key = (row.prompt_id, tuple(row.prompt))
+        element = found.setdefault(key, Element(row.prompt_id, row.prompt, [], [], []))
+        for response in row.responses:
+            if response not in element.responses:
+                element.responses.append(response)
+        element.places.append([element.responses.index(response) for response in row.responses])
+        element.ranks.append(row.ranks)
+    return list(found.values())
+
+
+def _batch_size(config: RewardConfig, elements: Sequence[Element]) -> int:
     """Elements per update; shuffled pairs take as many pairs as the prompts of a batch have."""
     if config.batching == "k_wise":
         return config.optim.batch_size
@@ -140,19 +163,20 @@ def _update(
     config: RewardConfig,
     model: Any,
     optimizer: Adam,
-    batch: Sequence[RankedPrompt],
+    batch: Sequence[Element],
     step: int,
     num_steps: int,
     run_dir: Path,
 ) -> dict[str, float]:
     timer = Timer()
     where = f"step {step + 1}"
-    lengths = [_num_tokens(prompt) for prompt in batch]
+    lengths = [_num_tokens(element) for element in batch]
+    num_rankings = sum(len(element.ranks) for element in batch)
     totals = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0}
     for group in microbatches(lengths, config.compute.tokens_per_microbatch):
         part = [batch[i] for i in group]
-        loss_sum, stats, _ = _ranking_pass(model, part)
-        loss = loss_sum / len(batch)
+        loss_sum, stats = _ranking_pass(model, part)
+        loss = loss_sum / num_rankings
         require_finite(loss, part, run_dir, where)
         loss.backward()
         optimizer.collect()
@@ -176,37 +200,39 @@ def _update(
     }
 
 
-def _num_tokens(prompt: RankedPrompt) -> int:
-    return sum(len(prompt.prompt) + len(response) for response in prompt.responses)
+def _num_tokens(element: Element) -> int:
+    return sum(len(element.prompt) + len(response) for response in element.responses)
 
 
-def _ranking_pass(
-    model: Any, batch: Sequence[RankedPrompt]
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """(loss sum over prompts, stats, scores) of one forward pass over all completions."""
-    rows = [(p.prompt, response) for p in batch for response in p.responses]
+def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss sum over rankings, stats) of one forward pass over all responses."""
+    rows = [(element.prompt, response) for element in batch for response in element.responses]
     sequences = make_sequences([prompt for prompt, _ in rows], [response for _, response in rows])
     scores = final_scores(model, sequences)
-    ranks = torch.tensor([rank for prompt in batch for rank in prompt.ranks])
-    group = torch.tensor([i for i, prompt in enumerate(batch) for _ in prompt.ranks])
-    loss_sum, stats = ranking_loss(scores, ranks, group)
-    return loss_sum, stats, scores
+    start, places, ranks, group = 0, [], [], []  # of every ranked response of every ranking
+    for element in batch:
+        for own_places, own_ranks in zip(element.places, element.ranks, strict=True):
+            group += [group[-1] + 1 if group else 0] * len(own_ranks)
+            places += [start + place for place in own_places]
+            ranks += own_ranks
+        start += len(element.responses)
+    return ranking_loss(scores[places], torch.tensor(ranks), torch.tensor(group))
 
 
 @torch.no_grad()
-def evaluate(model: Any, prompts: Sequence[RankedPrompt], max_tokens: int) -> PairCounts:
+def evaluate(model: Any, rankings: Sequence[RankedPrompt], max_tokens: int) -> PairCounts:
     """Log loss and accuracy on held-out rankings."""
     model.eval()
-    usable = [prompt for prompt in prompts if len(set(prompt.ranks)) > 1]
-    lengths = [_num_tokens(prompt) for prompt in usable]
+    elements = _elements(rankings, "k_wise")
+    num_rankings = sum(len(element.ranks) for element in elements)
     loss = num_correct = num_pairs = 0.0
-    for group in microbatches(lengths, max_tokens):
-        loss_sum, stats, _ = _ranking_pass(model, [usable[i] for i in group])
+    for group in microbatches([_num_tokens(element) for element in elements], max_tokens):
+        loss_sum, stats = _ranking_pass(model, [elements[i] for i in group])
         loss += float(loss_sum)
         num_correct += float(stats["num_correct"])
         num_pairs += float(stats["num_pairs"])
     return PairCounts(
-        loss / max(1, len(usable)), num_correct / max(1.0, num_pairs), int(num_pairs), len(usable)
+        loss / max(1, num_rankings), num_correct / max(1.0, num_pairs), int(num_pairs), num_rankings
     )
 
 
