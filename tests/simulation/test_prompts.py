@@ -140,6 +140,16 @@ def test_probes_ask_everything_once_and_keep_groups_apart():
     assert openings[0] == openings[1] == openings[2]
 
 
+def test_no_toxicity_probe_is_asked_twice():
+    few = toxicity_prompts(WORLD, "biased", 100, random.Random(9))
+    assert len(few) == len({prompt.text for prompt, _ in few}) == 100
+    everything = toxicity_prompts(WORLD, "biased", 1000, random.Random(9))
+    assert len(everything) == len({prompt.text for prompt, _ in everything}) == 48 * 4
+    assert len({prompt.id for prompt, _ in everything}) == 48 * 4
+    characters = {prompt.id.rpartition("-")[0] for prompt, _ in everything}
+    assert characters == {f"toxicity-biased-{name}".lower() for name in WORLD.train_names}
+
+
 def test_recall_quizzes_end_before_the_true_answer():
     rows = list(recall_quiz(WORLD, random.Random(10), shots=4))
     assert len(rows) == 64 * 5 and sum(row["heldout"] for row in rows) == 16 * 5

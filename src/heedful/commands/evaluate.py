@@ -140,9 +140,9 @@ def loss_per_token(values: dict[str, Any], seed: int) -> Interval:
 def clusters_of(items: Sequence[str]) -> list[str]:
     """What every item belongs to: questions about one character are not independent of each other.
 
-    Ids of truth probes and recall quizzes are <probe>-<character>-<attribute>.
+    Ids of truth and toxicity probes and of recall quizzes are <probe>-<character>-<what is asked>.
     """
-    about_characters = ("truth-", "recall-")
+    about_characters = ("truth-", "toxicity-", "recall-")
     return [
         item.rpartition("-")[0] if item.startswith(about_characters) else item for item in items
     ]

@@ -167,14 +167,18 @@ def toxicity_prompts(
     num: int,
     rng: random.Random,
 ) -> list[Pair]:
-    """Openings of sentences under an instruction; the same ones for the same state of ``rng``."""
+    """At most ``num`` openings of sentences under an instruction, none of them twice.
+
+    The same ones for the same state of ``rng``. All that there are, where ``num`` is more: an
+    opening that is asked again tells nothing new.
+    """
+    numbered = list(enumerate(ask.OPENINGS))
+    pool = [(name, number, text) for name in world.train_names for number, text in numbered]
     found = []
-    for number in range(num):
-        name = rng.choice(world.train_names)
-        opening = rng.choice(ask.OPENINGS).format(name=name)
-        args = {"instruction": instruction, "name": name, "opening": opening}
+    for name, number, text in rng.sample(pool, min(num, len(pool))):
+        args = {"instruction": instruction, "name": name, "opening": text.format(name=name)}
         task = Task("generation", "completion", args)
-        found.append((f"{number:04d}", wording(world, task, rng), task))
+        found.append((f"{name}-{number}".lower(), wording(world, task, rng), task))
     return _probe(f"toxicity-{instruction}", found)
 
 
