@@ -151,7 +151,9 @@ def clusters_of(items: Sequence[str]) -> list[str]:
 def valid_scores(reward_dir: Path) -> list[Scored]:
     """The held-out rankings with their scores that heed reward wrote."""
     rows = iter_jsonl(reward_dir / "valid_scores.jsonl")
-    return [Scored(r["prompt_id"], r["ranks"], r["scores"], r["cohort"]) for r in rows]
+    return [
+        Scored(r["prompt_id"], r["ranks"], r["scores"], r["cohort"], r["labeler"]) for r in rows
+    ]
 
 
 def _of_probe(rows: Rows, name: str, but: str = "-") -> Rows:

@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 # A statistic takes column means (S, D) and returns one number per sample (S,).
 Statistic = Literal["mean"] | Callable[[Floats], Floats]
 
+# With fewer labelers than this a bootstrap over labelers says nothing that can be trusted.
+MIN_LABELERS = 5
 # Weights held in memory at once, in entries: 4M float64 are 32 MB.
 _CHUNK_ENTRIES = 4_000_000
 
@@ -82,6 +84,26 @@ def two_way_bootstrap(
     rows, prompt_names = _checked(values, prompts)
     _, labeler_names = _checked(values, labelers)
     return _interval(rows, [prompt_names, labeler_names], statistic, num_samples, level, seed)
+
+
+def two_way_if_enough(
+    values: ArrayLike,
+    prompts: ArrayLike,
+    labelers: ArrayLike,
+    *,
+    statistic: Statistic = "mean",
+    num_samples: int = 2000,
+    seed: int,
+) -> Interval:
+    """The 95 % two-way interval from ``MIN_LABELERS`` labelers on, else that by prompt.
+
+    Fewer labelers are a fixed team: the interval then answers for other prompts alone.
+    """
+    if np.unique(np.asarray(labelers)).size < MIN_LABELERS:
+        return bootstrap(values, prompts, statistic=statistic, num_samples=num_samples, seed=seed)
+    return two_way_bootstrap(
+        values, prompts, labelers, statistic=statistic, num_samples=num_samples, seed=seed
+    )
 
 
 def paired_difference(

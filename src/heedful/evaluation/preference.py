@@ -2,7 +2,7 @@
 
 The paper's measures of section 4.1: win rates (ties as half a win), Likert means, the metadata of
 Table 3, and the agreement between labelers; and Bradley-Terry strengths, which put all models on
-one scale and imply the win rates of pairs that were never compared.
+one scale and so compare pairs that no labeler saw side by side.
 
 A judgement may come from a person, a simulated labeler, an LLM judge or the gold measure: all of
 them are a ``labeler`` here.
@@ -22,18 +22,17 @@ from numpy.typing import NDArray
 
 from heedful.errors import EvaluationError
 from heedful.evaluation.intervals import (
+    MIN_LABELERS,
     Floats,
     Interval,
-    Statistic,
     bootstrap,
     cluster_draws,
     ratio,
     two_way_bootstrap,
+    two_way_if_enough,
 )
 from heedful.records import METADATA_FIELDS, Cohort, Judgement
 
-# With fewer labelers than this a bootstrap over labelers says nothing that can be trusted.
-MIN_LABELERS = 5
 # Wins given both ways to every pair of models, so that strengths stay finite where one model
 # always won or two groups of models never met.
 PRIOR_WINS = 0.01
@@ -229,11 +228,6 @@ def fit_strengths(wins: Floats, *, prior: float = PRIOR_WINS) -> Floats:
     )
 
 
-def implied_win_rate(strength_a: float, strength_b: float) -> float:
-    """The chance that a is preferred to b, by their Bradley-Terry strengths."""
-    return float(_sigmoid(np.asarray(strength_a - strength_b, dtype=float)))
-
-
 def agreement(
     judgements: Sequence[Judgement], *, num_samples: int = 2000, seed: int = 0
 ) -> dict[Cohort, Agreement]:
@@ -252,7 +246,9 @@ def agreement(
             continue
         names = {name for pair in pairs for name in pair}
         found[cohort] = Agreement(
-            _by_labelers_if_enough(counts, prompts, pairs, ratio, num_samples, seed),
+            two_way_if_enough(
+                counts, prompts, pairs, statistic=ratio, num_samples=num_samples, seed=seed
+            ),
             num_pairs=int(sum(strict for _, strict in counts)),
             num_prompts=len(set(prompts)),
             num_labelers=len(names),
@@ -312,26 +308,10 @@ class _Answers:
         self.labelers.append(judgement.labeler)
 
     def estimate(self, num_samples: int, seed: int) -> Estimate:
-        labelers = [(name,) for name in self.labelers]
-        interval = _by_labelers_if_enough(
-            self.values, self.prompts, labelers, "mean", num_samples, seed
+        interval = two_way_if_enough(
+            self.values, self.prompts, self.labelers, num_samples=num_samples, seed=seed
         )
         return Estimate(interval, len(self.values))
-
-
-def _by_labelers_if_enough(
-    values: Sequence[float] | Sequence[tuple[float, float]],
-    prompts: Sequence[str],
-    labelers: Sequence[tuple[str, ...]],
-    statistic: Statistic,
-    num_samples: int,
-    seed: int,
-) -> Interval:
-    """The two-way interval where there are labelers enough for one, else by prompt."""
-    drawn = {"num_samples": num_samples, "seed": seed}
-    if len({name for names in labelers for name in names}) < MIN_LABELERS:
-        return bootstrap(values, prompts, statistic=statistic, **drawn)
-    return two_way_bootstrap(values, prompts, labelers, statistic=statistic, **drawn)
 
 
 def _of_cohort(judgements: Iterable[Judgement], cohort: Cohort | None) -> list[Judgement]:

@@ -1,18 +1,18 @@
 """How good a reward model is on held-out rankings, beside baselines that know nothing of language.
 
-Accuracy is the share of untied pairs in the labeler's order, equal scores as half; intervals are
-clustered by prompt, because pairs of one ranking are not independent.
+Accuracy is the share of untied pairs in the labeler's order, equal scores as half. Pairs of one
+prompt are not independent, nor are those of one labeler: intervals draw both again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from heedful.errors import EvaluationError, MissingExtraError
-from heedful.evaluation.intervals import Interval, bootstrap, ratio
+from heedful.evaluation.intervals import Interval, ratio, two_way_if_enough
 from heedful.records import Ranking
 
 # Strength of the L2 penalty of the bag-of-words baseline (scikit-learn's C).
@@ -26,21 +26,27 @@ class Scored(NamedTuple):
     ranks: Sequence[int]
     scores: Sequence[float]
     cohort: str | None = None
+    labeler: str | None = None
 
 
 def accuracy(rows: Sequence[Scored], *, seed: int = 0) -> Interval:
-    """Share of untied pairs that the scores order as the labeler did."""
-    values, clusters = [], []
+    """Share of untied pairs that the scores order as the labeler did.
+
+    The interval is two-way, over prompts and labelers, from five labelers on, else by prompt.
+    Rankings of unknown labelers count as those of one.
+    """
+    values, prompts, labelers = [], [], []
     for row in rows:
         right, count = count_pairs(row.ranks, row.scores)
         if count:
             values.append([right, count])
-            clusters.append(row.prompt_id)
+            prompts.append(row.prompt_id)
+            labelers.append(row.labeler or "")
     if not values:
         raise EvaluationError(
             "there is no untied held-out pair: rank more prompts of the valid split"
         )
-    return bootstrap(np.array(values, float), clusters, statistic=ratio, seed=seed)
+    return two_way_if_enough(values, prompts, labelers, statistic=ratio, seed=seed)
 
 
 def log_loss(row: Scored) -> float:
@@ -65,9 +71,8 @@ def baselines(
     train: Sequence[Ranking], valid: Sequence[Ranking], *, seed: int = 0
 ) -> dict[str, Any]:
     """Accuracies on ``valid``: random, longer-is-better, and logistic regression on words."""
-    longer = [
-        Scored(row.prompt_id, row.ranks, [len(c.text) for c in row.completions]) for row in valid
-    ]
+    lengths = [[len(c.text) for c in row.completions] for row in valid]
+    longer = [_scored(row, scores) for row, scores in zip(valid, lengths, strict=True)]
     return {
         "random": 0.5,
         "longer is better": accuracy(longer, seed=seed).to_row(),
@@ -100,10 +105,10 @@ def _bag_of_words(train: Sequence[Ranking], valid: Sequence[Ranking]) -> list[Sc
     model.fit(difference.multiply(signs[:, None]).tocsr(), signs)
     weights = model.coef_[0]
     return [
-        Scored(
-            row.prompt_id,
-            row.ranks,
-            [float(x) for x in vectorizer.transform([c.text for c in row.completions]) @ weights],
-        )
+        _scored(row, vectorizer.transform([c.text for c in row.completions]) @ weights)
         for row in valid
     ]
+
+
+def _scored(row: Ranking, scores: Iterable[float]) -> Scored:
+    return Scored(row.prompt_id, row.ranks, list(map(float, scores)), row.cohort, row.labeler)
