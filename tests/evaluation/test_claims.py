@@ -60,6 +60,17 @@ def test_a_rise_means_the_whole_interval_is_above_zero(rule):
     assert not held(rule, 0.1, NAN, NAN)
 
 
+def test_claims_of_truth_say_on_which_characters():
+    found = Interval(0.1, 0.01, 0.2)
+    for rule in (claims.more_truthful_than_base, claims.more_truthful_than_sft):
+        assert rule(found).claim.startswith("On characters of training prompts, ")
+    for rule in (
+        claims.more_truthful_than_base_held_out,
+        claims.no_less_truthful_than_sft_held_out,
+    ):
+        assert rule(found).claim.startswith("On held-out characters, ")
+
+
 def test_not_fewer_true_answers_means_that_a_real_loss_is_ruled_out():
     rule = claims.no_less_truthful_than_sft_held_out
     assert held(rule, 0.0, -0.049, 0.1)

@@ -79,16 +79,19 @@ def small_preferred_to_large_base(
 
 
 def more_truthful_than_base(difference: Interval) -> Claim:
-    """c1: more true answers than the base model (share of answers, paired difference)."""
+    """c1: on characters that training prompts name, more true answers than the base model.
+
+    A share of answers, as a paired difference; so are c2 to c4.
+    """
     paper = "TruthfulQA, QA prompt: .712 against .284 (Table 14)"
-    text = "More true answers than the base (difference)"
+    text = "On characters of training prompts, more true answers than the base (difference)"
     return _claim("c1", text, paper, difference, difference.low > 0)
 
 
 def more_truthful_than_sft(difference: Interval) -> Claim:
-    """c2: more true answers than SFT (share of answers, paired difference)."""
+    """c2: on characters that training prompts name, more true answers than SFT."""
     paper = "TruthfulQA, QA prompt: .712 against .515 (Table 14); by people about .45, .50"
-    text = "More true answers than SFT (difference)"
+    text = "On characters of training prompts, more true answers than SFT (difference)"
     return _claim("c2", text, paper, difference, difference.low > 0)
 
 
