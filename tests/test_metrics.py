@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import types
 
 import pytest
 
 from heedful.errors import DataError, MissingExtraError
-from heedful.metrics import MetricsLog, iter_jsonl, last_values, read_metrics
+from heedful.metrics import (
+    MetricsLog,
+    iter_jsonl,
+    keep_rows_before,
+    last_values,
+    read_metrics,
+    replacing,
+)
 
 
 def write(run_dir, steps, **settings):
@@ -137,3 +145,35 @@ def test_jsonl_of_our_own_is_read_lazily(tmp_path):
     rows = iter_jsonl(tmp_path / "rows.jsonl")
     assert next(rows) == {"a": 1}
     assert list(rows) == [{"a": 2}]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    with replacing(path) as partial:
+        partial.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        partial.write_text("half of the sec")
+        raise KeyboardInterrupt
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "first")]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch, durable):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda fd: (done.append("fsync"), fsync(fd)))
+    monkeypatch.setattr("os.replace", lambda a, b: (done.append("replace"), replace(a, b)))
+    with replacing(tmp_path / "a.json", durable=durable) as partial:
+        partial.write_text("text")
+    assert done == (["fsync", "replace"] if durable else ["replace"])
+
+
+def test_rows_are_cut_by_the_key_that_counts_them(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    keep_rows_before(path, 3, "iteration")
+    assert not path.exists()
+    path.write_text("".join(f'{{"iteration": {i // 2}}}\n' for i in range(8)) + '{"itera')
+    keep_rows_before(path, 3, "iteration")
+    assert [row["iteration"] for row in iter_jsonl(path)] == [0, 0, 1, 1, 2, 2]

@@ -1,4 +1,5 @@
 """One row of numbers per step: metrics.jsonl, a log line, and optional TensorBoard / W&B sinks.
+Beside it how a run's files are written: whole or not at all.
 
 Keys are flat and grouped with a slash (``ppo/clipfrac``); every key is explained in
 ``docs/metrics.md``, which a test compares with the keys that the steps write.
@@ -12,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +42,8 @@ class MetricsLog:
         self.print_every = print_every
         self.quiet = quiet
         run_dir.mkdir(parents=True, exist_ok=True)
-        _keep_rows_before(self.path, resume_step)
+        self.path.touch()
+        keep_rows_before(self.path, resume_step)
         self._sinks = [_open_sink(name, run_dir) for name in sinks]
         self._start_s = time.monotonic()
         self._first_step = resume_step
@@ -79,6 +82,10 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / METRICS_FILE
     if not path.is_file():
         raise DataError(f"{path} does not exist: is {run_dir} a run directory?")
+    return _whole_rows(path)
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -96,14 +103,35 @@ def last_values(run_dir: Path) -> dict[str, Any]:
     return {key: value for key, value in rows[-1].items() if key != "step"} if rows else {}
 
 
-def _keep_rows_before(path: Path, resume_step: int) -> None:
+def keep_rows_before(path: Path, step: int, key: str = "step") -> None:
+    """Drops the rows at or after ``step`` from a JSONL file, if there is one, and a cut last line.
+
+    A resumed run calls it before it adds rows: it has each row once, as an uninterrupted one has.
+    """
     if not path.exists():
-        path.touch()
         return
-    kept = [row for row in read_metrics(path.parent) if row["step"] < resume_step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    os.replace(partial, path)
+    kept = [row for row in _whole_rows(path) if row[key] < step]
+    with replacing(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """The name beside ``path`` to write to; what was written takes its place at the end.
+
+    Never half a file: after an error or a kill the one before is there as it was. ``durable`` waits
+    until the disk has it, so that this holds for a power cut too.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _plain(value: float) -> float | None:
