@@ -21,6 +21,7 @@ from heedful.training.checkpoint import (
     drop_state,
     load_state,
     publish,
+    recover,
     save_state,
     start_run,
 )
@@ -168,5 +169,39 @@ def test_a_kill_between_the_renames_leaves_the_old_model(
     monkeypatch.undo()
     old = tmp_path / "model.old" / "heedful.json"
     assert json.loads(old.read_text())["step"] == "first"
+    start_run(settings(), tmp_path)  # as every command begins
+    assert json.loads((tmp_path / "model" / "heedful.json").read_text())["step"] == "first"
+    assert not old.exists()
+    for name in ("config.toml", "env.json"):
+        (tmp_path / name).unlink()
     publish(tiny_model(seed=1), tokenizer, tmp_path / "model", {"step": "third"})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_kill_after_the_renames_leaves_the_new_model_alone(tiny_model, tokenizer, tmp_path):
+    publish(tiny_model(), tokenizer, tmp_path / "model", {"step": "second"})
+    publish(tiny_model(), tokenizer, tmp_path / "model.old", {"step": "first"})
+    recover(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert json.loads((tmp_path / "model" / "heedful.json").read_text())["step"] == "second"
+
+
+def test_the_only_model_is_put_back_before_a_new_one_is_written(
+    tiny_model, tokenizer, tmp_path, monkeypatch
+):
+    """Killed once more at the same place, the second run leaves it as the first did."""
+    publish(tiny_model(), tokenizer, tmp_path / "model.old", {"step": "first"})
+    original, renamed = checkpoint.os.replace, []
+
+    def rename(source, target):
+        if source.name == "model.partial":
+            raise KeyboardInterrupt
+        renamed.append((source.name, target.name))
+        return original(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", rename)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tiny_model(seed=1), tokenizer, tmp_path / "model", {"step": "second"})
+    assert renamed == [("model.old", "model"), ("model", "model.old")]
+    old = tmp_path / "model.old" / "heedful.json"
+    assert json.loads(old.read_text())["step"] == "first"

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from heedful.config import Section, dump_toml
 from heedful.errors import CheckpointError
+from heedful.metrics import replacing
 
 LINEAGE_FILE = "heedful.json"
 STATE_DIR = "state"
@@ -65,9 +66,23 @@ def publish(
     return directory
 
 
+def recover(directory: Path) -> None:
+    """Mends what a kill during ``publish`` left: the model that was there before is back.
+
+    Between the two renames it stands beside its place as ``.old``; after them it is of no use.
+    """
+    old = directory.with_name(directory.name + ".old")
+    if not old.exists():
+        return
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(old, directory)
+
+
 def _replace_directory(source: Path, target: Path) -> None:
+    recover(target)
     old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)
     os.replace(source, target)
@@ -81,16 +96,11 @@ def save_state(run_dir: Path, step: int, state: dict[str, Any]) -> None:
     """
     directory = run_dir / STATE_DIR
     path = directory / f"step-{step:08d}.pt"
-    partial = path.with_suffix(".partial")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             torch.save(state | {"step": step}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"the training state of step {step} could not be written to {directory} ({error}): "
             "free some space and run again with --resume; the state before it is untouched"
@@ -138,10 +148,16 @@ def config_fingerprint(config: Section, *data_sizes: int) -> str:
 
 
 def start_run(config: Section, run_dir: Path) -> None:
-    """Writes config.toml and env.json (versions, processor, git state) into the run directory."""
+    """Writes config.toml and env.json (versions, processor, git state) into the run directory.
+
+    A model that a kill left beside its place is put back.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.toml").write_text(dump_toml(config), encoding="utf-8")
-    (run_dir / "env.json").write_text(json.dumps(environment(), indent=2), encoding="utf-8")
+    recover(run_dir / FINAL_MODEL)
+    with replacing(run_dir / "config.toml") as partial:
+        partial.write_text(dump_toml(config), encoding="utf-8")
+    with replacing(run_dir / "env.json") as partial:
+        partial.write_text(json.dumps(environment(), indent=2), encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:
