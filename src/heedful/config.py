@@ -333,7 +333,7 @@ class PPOConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     """Gradient norm at which gradients are clipped."""
     eval_every: Annotated[int, Field(ge=0)] = 0
-    """Iterations between calls of the evaluators; 0 never."""
+    """Iterations between measurements of the policy's score on the validation prompts; 0 never."""
     log_samples_every: Annotated[int, Field(ge=0)] = 20
     """Iterations between printed sample responses; 0 never."""
     lora: Lora = Lora()

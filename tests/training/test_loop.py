@@ -19,7 +19,6 @@ from heedful.training.loop import (
     learning_rate,
     make_generator,
     microbatches,
-    pack,
     require_finite,
 )
 
@@ -237,10 +236,6 @@ def test_micro_batches_keep_to_the_budget():
     assert groups[0] == [1]  # longer than the budget: alone
     assert all(sum(lengths[i] for i in group) <= 16 for group in groups[1:])
     assert microbatches([], 16) == []
-
-
-def test_pack_is_flat():
-    assert pack([[1, 2], [3]]).tolist() == [1, 2, 3]
 
 
 def test_a_timer_sums_its_phases(monkeypatch):

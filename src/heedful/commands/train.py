@@ -175,7 +175,11 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
     score = None
     if config.reward_model is not None:
-        score = _score_on_validation(config, tokenizer, template, bad)
+        reward_model = load_scalar_model(config.reward_model, pick_dtype(config.compute.dtype))
+        require_same_tokenizer(
+            tokenizer, load_tokenizer(config.reward_model), (config.base, config.reward_model)
+        )
+        score = _score_on_validation(config, reward_model, tokenizer, template, bad)
     use_lora(model, config.lora, config.seed)
     metrics = step1_sft.train(config, model, examples, valid, text, score, progress)
     model = merged(model, lambda: load_language_model(config.base), tokenizer)
@@ -183,26 +187,27 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
 
 
 def _score_on_validation(
-    config: SFTConfig, tokenizer: Any, template: Template, bad: BadRows
+    config: SFTConfig | PPOConfig,
+    reward_model: Any,
+    tokenizer: Any,
+    template: Template,
+    bad: BadRows,
 ) -> step1_sft.ScoreModel:
-    """The mean reward-model score of a model's samples on validation prompts (paper C.1)."""
-    assert config.reward_model is not None
-    reward_model = load_scalar_model(config.reward_model, pick_dtype(config.compute.dtype))
-    require_same_tokenizer(
-        tokenizer, load_tokenizer(config.reward_model), (config.base, config.reward_model)
-    )
+    """The mean reward-model score of a model's samples on validation prompts (paper C.1).
+
+    Always with the same random numbers, so that the models of a run differ by themselves alone.
+    """
     prompts = load_prompts(config.data, template, "valid", bad)
     if not prompts:
-        raise ConfigError('select = "score" needs data.prompts with prompts of the valid split')
+        raise ConfigError(
+            'select = "score" and eval_every need data.prompts with prompts of the valid split'
+        )
 
     def score(model: Any) -> float:
         rollout = sample(
             model,
             [prompt.tokens for prompt in prompts],
-            max_new_tokens=config.sampling.max_new_tokens,
-            temperature=config.sampling.temperature,
-            top_p=config.sampling.top_p,
-            max_rows=config.sampling.max_rows,
+            **config.sampling.model_dump(),
             eos=tokenizer.eos_token_id,
             pad=tokenizer.pad_token_id,
             generator=torch.Generator().manual_seed(config.seed),
@@ -286,6 +291,10 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     text = None
     if config.ppo.ptx_coef > 0:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
+    evaluators = []
+    if config.eval_every:
+        score = _score_on_validation(config, models.reward_model, tokenizer, template, bad)
+        evaluators = [lambda policy: {"valid/score": score(policy)}]
     metrics = step3_ppo.train(
         config,
         models,
@@ -293,6 +302,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         text,
         eos=tokenizer.eos_token_id,
         pad=tokenizer.pad_token_id,
+        evaluators=evaluators,
         observers=[] if config.gold is None else [_gold_observer(config.gold, template)],
         decode=template.decode_response,
         progress=progress,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,11 +225,6 @@ def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         groups[-1].append(index)
         size += lengths[index]
     return groups
-
-
-def pack(sequences: Iterable[Sequence[int]]) -> Tensor:
-    """(T,) the tokens of all sequences, one after another."""
-    return torch.tensor([token for sequence in sequences for token in sequence])
 
 
 class Timer:

@@ -51,7 +51,7 @@ from heedful.training.passes import (
 )
 
 # Evaluators are handed over by the caller; they get the policy and return metrics.
-Evaluator = Callable[[Any, int], dict[str, float]]
+Evaluator = Callable[[Any], dict[str, float]]
 # Observers look at what was sampled and return metrics; the policy never learns from them.
 Observer = Callable[[Sequence[PromptTokens], Experience], dict[str, float]]
 
@@ -127,7 +127,7 @@ def train(
             last |= observer(batch, experience)
         if _evaluation_is_due(config, iteration):
             for evaluator in evaluators:
-                last |= evaluator(models.policy, iteration)
+                last |= evaluator(models.policy)
             timer.lap("evaluate")
         last |= speed(models.policy, models.reward_model, experience, timer.seconds)
         last |= timer.metrics()

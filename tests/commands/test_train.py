@@ -1,0 +1,81 @@
+"""heed ppo from files: what it measures on validation prompts while it trains."""
+
+import json
+
+import pytest
+import torch
+
+from heedful.commands.train import run_ppo
+from heedful.config import PPOConfig
+from heedful.errors import ConfigError
+from heedful.models.language_model import load_language_model
+from heedful.models.scalar_model import scalar_model_from
+from heedful.rollout.engine import sample
+from heedful.training.checkpoint import publish
+
+ROWS = [{"text": f"w{i} w{i + 3} w{i + 7}", "split": "train"} for i in range(2, 34)]
+VALID = [{"text": "w40 w41", "split": "valid"}, {"text": "w50 w51 w52", "split": "valid"}]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny_model, tokenizer):
+    directory = tmp_path_factory.mktemp("models")
+    policy = publish(tiny_model(), tokenizer, directory / "policy", {})
+    return policy, publish(scalar_model_from(policy, 3), tokenizer, directory / "reward", {})
+
+
+def settings(run_dir, models, rows, **changes):
+    run_dir.mkdir()
+    prompts = run_dir / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "run_dir": str(run_dir / "run"),
+        "policy": str(models[0]),
+        "reward_model": str(models[1]),
+        "data": {"prompts": [str(prompts)]},
+        "sampling": {"max_new_tokens": 5},
+        "compute": {"dtype": "float32"},
+        # too small a rate to change a weight in fp32
+        "ppo": {"episodes": 96, "batch_size": 32, "minibatch_size": 32, "lr": 1e-20},
+    }
+    return PPOConfig.model_validate(values | changes)
+
+
+def test_ppo_measures_its_score_on_validation_prompts(tmp_path, models, tokenizer, results_of):
+    from transformers import AutoModelForSequenceClassification
+
+    config = settings(tmp_path / "a", models, [*ROWS, *VALID], eval_every=2, seed=5)
+    run_ppo(config)
+    rows = results_of(tmp_path / "a" / "run")
+    assert ["valid/score" in row for row in rows] == [False, True, True]  # the last one always
+    prompts = [tokenizer(f"{row['text']}\n")["input_ids"] for row in VALID]
+    rollout = sample(
+        load_language_model(str(models[0])),
+        prompts,
+        max_new_tokens=5,
+        eos=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        generator=torch.Generator().manual_seed(5),
+    )
+    theirs = AutoModelForSequenceClassification.from_pretrained(models[1]).eval()
+    texts = [[*p, *r] for p, r in zip(prompts, rollout.rows(), strict=True)]
+    expected = sum(theirs(torch.tensor([text])).logits.item() for text in texts) / 2
+    assert rows[1]["valid/score"] == pytest.approx(expected, abs=1e-5)
+    assert rows[2]["valid/score"] == rows[1]["valid/score"]
+
+
+def test_measuring_changes_nothing_of_the_training(tmp_path, models, results_of):
+    found = []
+    for every in (0, 1):
+        directory = tmp_path / str(every)
+        changes = {"ppo": {"episodes": 96, "batch_size": 32, "minibatch_size": 32, "lr": 1e-3}}
+        run_ppo(settings(directory, models, [*ROWS, *VALID], eval_every=every, **changes))
+        found.append(results_of(directory / "run"))
+    without, measured = found
+    assert [{k: v for k, v in row.items() if k != "valid/score"} for row in measured] == without
+    assert measured[0]["valid/score"] != measured[2]["valid/score"]
+
+
+def test_measuring_needs_validation_prompts(tmp_path, models):
+    with pytest.raises(ConfigError, match="eval_every need"):
+        run_ppo(settings(tmp_path / "a", models, ROWS, eval_every=1))
