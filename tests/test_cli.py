@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,59 @@ def test_a_run_that_has_not_ended_is_not_overwritten_unasked(tmp_path, model, he
     assert "--resume" in said
     assert "--restart" in said
     assert heed(*sft(tmp_path, model, rows), "--restart")[0] == 0
+
+
+def test_a_finished_run_is_not_done_again_unasked(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    assert heed(*sft(tmp_path, model, rows))[0] == 0
+    weights = tmp_path / "run" / "model" / "model.safetensors"
+    before = weights.read_bytes(), weights.stat().st_mtime_ns
+    code, said = heed(*sft(tmp_path, model, rows, "--seed=1"))
+    assert code == 2
+    assert "holds a finished run (model): give another run_dir, or --overwrite" in said
+    code, said = heed(*sft(tmp_path, model, rows), "--resume")
+    assert code == 0
+    assert "is finished: nothing is left to do" in said
+    assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
+    assert heed(*sft(tmp_path, model, rows, "--seed=1"), "--overwrite")[0] == 0
+    assert weights.read_bytes() != before[0]
+
+
+def test_a_run_over_a_finished_one_that_was_cut_short_goes_on(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    assert heed(*sft(tmp_path, model, rows))[0] == 0
+    (tmp_path / "run" / "state").mkdir()
+    (tmp_path / "run" / "state" / "step-00000001.pt").touch()
+    code, said = heed(*sft(tmp_path, model, rows), "--resume")
+    assert (code, "step-00000001.pt cannot be read" in said) == (1, True)
+
+
+def test_completions_are_not_sampled_over_those_that_are_there(tmp_path, model, heed):
+    """People may be ranking them."""
+    prompts = write_jsonl(tmp_path / "p.jsonl", {"text": "w2 w3", "split": "train"})
+    words = [
+        "sample",
+        f"--run_dir={tmp_path / 'run'}",
+        f'--prompts=["{prompts}"]',
+        f'--models=[{{ name = "a", path = "{model}" }}]',
+        "--compute.dtype=float32",
+        "--sampling.max_new_tokens=4",
+    ]
+    assert heed(*words)[0] == 0
+    code, said = heed(*words)
+    assert code == 2
+    assert "holds a finished run (completions.jsonl)" in said
+
+
+def test_two_commands_do_not_write_to_one_directory(tmp_path, model, heed, monkeypatch):
+    from heedful.commands import worker
+
+    monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.0)
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    with worker.hold(tmp_path / "run"):
+        code, said = heed(*sft(tmp_path, model, rows))
+    assert code == 2
+    assert f"is being written to by process {os.getpid()}" in said
 
 
 @pytest.mark.parametrize("words", [["--debug", "sft", "no.toml"], ["sft", "no.toml", "--debug"]])

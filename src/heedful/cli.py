@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,11 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from heedful import __version__
-from heedful.commands.table import COMMANDS, Command
+from heedful.commands.table import COMMANDS, TRAINING, Command
 from heedful.errors import ConfigError, HeedfulError
 from heedful.memory import tune_allocator
 
 RECIPES = Path(__file__).parent / "recipes"
+# What a command has left in its run_dir when it has ended; the others are quick, or only measure.
+RESULTS = {
+    "tokenizer": "tokenizer.json",
+    **dict.fromkeys(TRAINING, "model"),
+    "sample": "completions.jsonl",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +133,10 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
     step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
     step.add_argument("--resume", action="store_true", help="go on from the newest training state")
     step.add_argument(
-        "--restart", action="store_true", help="drop the training state and start over"
+        "--restart",
+        "--overwrite",
+        action="store_true",
+        help="start over: drop the training state, replace what a finished run has made",
     )
     step.set_defaults(handler=_step)
 
@@ -215,13 +225,30 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
         print(dump_toml(config))
         print(derived_numbers(config))
         return 0
-    if options.restart:
-        import shutil
+    from heedful.commands.worker import hold
 
-        shutil.rmtree(Path(config.run_dir) / "state", ignore_errors=True)
-    module = importlib.import_module(f"heedful.commands.{command.module}")
-    getattr(module, command.function)(config, resume=options.resume)
+    run_dir = Path(config.run_dir)
+    with hold(run_dir, say=lambda text: print(text, file=sys.stderr)):
+        if options.restart:
+            shutil.rmtree(run_dir / "state", ignore_errors=True)
+        elif _is_finished(options.command, run_dir):
+            if not options.resume:
+                raise ConfigError(
+                    f"{run_dir} holds a finished run ({RESULTS[options.command]}): give another "
+                    "run_dir, or --overwrite to do it again in its place"
+                )
+            print(f"{run_dir} is finished: nothing is left to do", file=sys.stderr)
+            return 0
+        module = importlib.import_module(f"heedful.commands.{command.module}")
+        getattr(module, command.function)(config, resume=options.resume)
     return 0
+
+
+def _is_finished(command: str, run_dir: Path) -> bool:
+    """Whether the result is there, and not from before a run that has not ended."""
+    result = RESULTS.get(command)
+    has_state = any((run_dir / "state").glob("step-*.pt"))
+    return result is not None and (run_dir / result).exists() and not has_state
 
 
 def _settings(path: str | None, rest: list[str]) -> tuple[str | None, list[str]]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from heedful.cli import main
-from heedful.commands.run import STAGE_FILE, fingerprint, load_recipe
+from heedful.commands import worker
+from heedful.commands.run import fingerprint, load_recipe
+from heedful.commands.worker import LOCK_FILE, SECONDS_FILE, STAGE_FILE, hold
+from heedful.errors import ConfigError
 from heedful.metrics import read_metrics
 
 # Two stages that need no torch: pages of the run itself, one after the other.
@@ -190,6 +194,98 @@ def test_a_failing_stage_shows_the_end_of_its_log(tmp_path, heed):
     assert not (tmp_path / "run" / "stages" / "second").exists()
 
 
+# Who may write to a stage
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from heedful.commands.worker import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_stage_that_another_process_still_writes_is_waited_for(recipe: Path, heed, monkeypatch):
+    """As a killed run leaves one: it is named, waited for, and gone with its process."""
+    stage = recipe.parent / "run" / "stages" / "first"
+    command = [sys.executable, "-c", HOLDER, str(stage)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"held\n"
+            (stage / STAGE_FILE).write_text("of the process that still writes", encoding="utf-8")
+            monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.2)
+            code, said = heed(recipe)
+            assert code == 2
+            assert f"waiting for process {process.pid}" in said
+            assert f"stages/first is being written to by process {process.pid}" in said
+            assert (stage / STAGE_FILE).is_file()  # not touched
+
+            monkeypatch.setattr(worker, "LOCK_WAIT_S", 30.0)
+            threading.Timer(0.3, process.kill).start()
+            code, said = heed(recipe)
+            assert (code, kept(said)) == (0, set())
+            assert f"waiting for process {process.pid}" in said
+        finally:
+            process.kill()
+
+
+def test_the_process_of_a_stage_holds_it_itself(tmp_path):
+    code = "\n".join(
+        (
+            "import os, sys",
+            "from heedful.commands import worker",
+            "worker.LOCK_WAIT_S = 0.1",
+            "settings = {'run': sys.argv[1], 'run_dir': sys.argv[1]}",
+            "worker.run_stage('report', settings, sys.argv[2], 'mark', 1, os.getpid())",
+        )
+    )
+    log = tmp_path / "log.txt"
+    with hold(tmp_path / "stage"):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "stage", log], check=False)
+    assert done.returncode == 1
+    assert f"is being written to by process {os.getpid()}" in log.read_text(encoding="utf-8")
+    assert not (tmp_path / "stage" / STAGE_FILE).exists()
+
+
+def test_the_lock_is_given_back_at_the_end_and_after_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.0)
+    with pytest.raises(ValueError, match="in between"), hold(tmp_path):
+        with pytest.raises(ConfigError, match=f"process {os.getpid()}: wait"), hold(tmp_path):
+            pass
+        raise ValueError("in between")
+    with hold(tmp_path):
+        assert (tmp_path / LOCK_FILE).read_text() == str(os.getpid())
+
+
+# What a stage has cost
+
+
+def seconds_of(stage: Path) -> float:
+    return json.loads((stage / STAGE_FILE).read_text(encoding="utf-8"))["seconds"]
+
+
+def test_the_seconds_of_a_stage_are_those_of_all_its_attempts(recipe: Path, heed):
+    assert heed(recipe)[0] == 0
+    stage = recipe.parent / "run" / "stages" / "second"
+    assert seconds_of(stage) < 100
+    # an attempt of 1000 s that did not end
+    (stage / STAGE_FILE).unlink()
+    (stage / SECONDS_FILE).write_text("1000", encoding="utf-8")
+    assert heed(recipe)[0] == 0
+    assert 1000 < seconds_of(stage) < 1100
+    # one that ended, whose result is missing: nothing is gone on with
+    (stage / "log.txt").unlink()
+    assert heed(recipe)[0] == 0
+    assert seconds_of(stage) < 100
+    # other settings: the attempt was not at this stage
+    (stage / STAGE_FILE).unlink()
+    (stage / SECONDS_FILE).write_text("1000", encoding="utf-8")
+    write(recipe.parent, TOY.replace("second.html", "other.html"))
+    assert heed(recipe)[0] == 0
+    assert seconds_of(stage) < 100
+
+
 # A kill
 
 
@@ -201,9 +297,12 @@ def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path, heed):
     stage = tmp_path / "run" / "stages" / "base"
     assert not (stage / STAGE_FILE).exists()
     assert 0 < len(read_metrics(stage)) < STEPS
+    before_s = float((stage / SECONDS_FILE).read_text(encoding="utf-8"))
+    (stage / SECONDS_FILE).write_text(str(before_s + 1000), encoding="utf-8")
 
     code, said = heed(path, "--text", text)
     assert (code, kept(said)) == (0, {"tokenizer"})
+    assert before_s < seconds_of(stage) - 1000 < 100
     # the same once more without a kill, from the same file
     whole = tmp_path / "whole"
     assert main(["run", str(path), "--run-dir", str(whole), "--text", str(text)]) == 0

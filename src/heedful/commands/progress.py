@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from heedful.metrics import replacing
 
 PROGRESS_FILE = "progress.json"
 WRITE_EVERY_S = 0.5
@@ -33,9 +34,9 @@ def file_progress(run_dir: Path) -> Callable[[int, int], None]:
         if done < total and now - last < WRITE_EVERY_S:
             return
         last = now
-        partial = run_dir / (PROGRESS_FILE + ".partial")
-        partial.write_text(json.dumps({"done": done, "total": total}), encoding="utf-8")
-        os.replace(partial, run_dir / PROGRESS_FILE)
+        # a picture of the moment: not worth waiting for the disk
+        with replacing(run_dir / PROGRESS_FILE, durable=False) as partial:
+            partial.write_text(json.dumps({"done": done, "total": total}), encoding="utf-8")
 
     return report
 

@@ -27,7 +27,6 @@ import multiprocessing
 import os
 import re
 import shlex
-import shutil
 import string
 import sys
 import time
@@ -44,13 +43,12 @@ from heedful.commands.plan import derived_numbers
 from heedful.commands.progress import bars, read_progress
 from heedful.commands.recipe_tables import read_recipe
 from heedful.commands.table import TRAINING, stage_config
-from heedful.commands.worker import num_cores, run_stage
+from heedful.commands.worker import STAGE_FILE, hold, num_cores, prepare, run_stage
 from heedful.config import Section, dump_toml
 from heedful.errors import ConfigError, TrainingError
+from heedful.metrics import replacing
 
-STAGE_FILE = "stage.json"
 RUN_FILE = "run.json"
-STARTED_FILE = "started.txt"
 LOG_FILE = "log.txt"
 POLL_S = 0.2
 MAX_PATH = 1024
@@ -237,7 +235,6 @@ def run(
     console = console or Console(stderr=True)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     started = {"command": shlex.join(["heed", *sys.argv[1:]]), "jobs": jobs or recipe.jobs}
-    (recipe.run_dir / RUN_FILE).write_text(json.dumps(started), encoding="utf-8")
     with (recipe.run_dir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -245,6 +242,8 @@ def run(
             raise ConfigError(
                 f"another heed run is at work in {recipe.run_dir}: wait for it, or give --run-dir"
             ) from None
+        with replacing(recipe.run_dir / RUN_FILE) as partial:
+            partial.write_text(json.dumps(started), encoding="utf-8")
         return _Scheduler(recipe, jobs or recipe.jobs, console).run()
 
 
@@ -305,10 +304,9 @@ class _Scheduler:
         return max(1, num_cores() // min(self.jobs, can_run))
 
     def _start(self, stage: Stage, mark: str) -> None:
-        stage.directory.mkdir(parents=True, exist_ok=True)
-        (stage.directory / STAGE_FILE).unlink(missing_ok=True)
-        _drop_other_state(stage.directory, mark)
-        (stage.directory / "progress.json").unlink(missing_ok=True)
+        # the process of a killed runner goes on for a moment
+        with hold(stage.directory, say=self.display.console.print):
+            prepare(stage.directory, mark)
         process = self.context.Process(
             target=run_stage,
             args=(
@@ -351,14 +349,6 @@ class _Scheduler:
             + "\n  ".join(tail)
             + f"\nmend it and run again: what is done is kept ({self.recipe.run_dir})"
         )
-
-
-def _drop_other_state(directory: Path, mark: str) -> None:
-    """Removes the training state of other settings or inputs: it is not this stage's beginning."""
-    started = directory / STARTED_FILE
-    if not started.is_file() or started.read_text(encoding="utf-8") != mark:
-        shutil.rmtree(directory / "state", ignore_errors=True)
-        started.write_text(mark, encoding="utf-8")
 
 
 def _is_done(stage: Stage, mark: str) -> bool:

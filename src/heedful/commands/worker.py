@@ -1,20 +1,47 @@
-"""One stage of a recipe in its own process."""
+"""One stage of a recipe in its own process, and who may write to a run directory."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
+import shutil
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from heedful.errors import HeedfulError
+from heedful.commands.progress import PROGRESS_FILE
+from heedful.errors import ConfigError, HeedfulError
+from heedful.metrics import replacing
 
+STAGE_FILE = "stage.json"
+LOCK_FILE = ".stage.lock"
+STARTED_FILE = "started.txt"
+SECONDS_FILE = ".seconds"
 WATCH_S = 1.0
+# A stage whose runner was killed ends within WATCH_S, more when the machine is busy.
+LOCK_WAIT_S = 10.0
+LOCK_POLL_S = 0.1
+
+
+def prepare(directory: Path, mark: str) -> None:
+    """Removes from a stage's directory an end, and the state of other settings or inputs."""
+    started = directory / STARTED_FILE
+    is_other = not started.is_file() or started.read_text(encoding="utf-8") != mark
+    if is_other:
+        shutil.rmtree(directory / "state", ignore_errors=True)
+    if is_other or (directory / STAGE_FILE).is_file():  # not an attempt to be gone on with
+        (directory / SECONDS_FILE).unlink(missing_ok=True)
+    (directory / STAGE_FILE).unlink(missing_ok=True)
+    (directory / PROGRESS_FILE).unlink(missing_ok=True)
+    with replacing(started) as partial:
+        partial.write_text(mark, encoding="utf-8")
 
 
 def run_stage(
@@ -30,7 +57,7 @@ def run_stage(
     Output goes to the log. The process ends with code 0 or 1, and when the process ``runner`` dies.
     """
     _end_with(runner)
-    started = time.time()
+    run_dir = Path(settings["run_dir"])
     with open(log_path, "a", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -38,7 +65,10 @@ def run_stage(
         try:
             from heedful.commands.table import run_command
 
-            run_command(command, settings, threads=threads)
+            with hold(run_dir):
+                seconds = _count_seconds(run_dir)
+                run_command(command, settings, threads=threads)
+                _write_done(run_dir, mark, command, settings, seconds())
         except HeedfulError as error:
             print(f"error: {error}", flush=True)
             os._exit(1)
@@ -46,20 +76,87 @@ def run_stage(
             traceback.print_exc()
             log.flush()
             os._exit(1)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
-        done = {
-            "fingerprint": mark,
-            "command": command,
-            "seconds": time.time() - started,
-            "peak_gib": round(peak, 3),
-            "outputs": sorted(path.name for path in Path(settings["run_dir"]).iterdir()),
-        }
-        path = Path(settings["run_dir"]) / "stage.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(done | {"settings": settings}, indent=2), encoding="utf-8")
-        os.replace(partial, path)
         log.flush()
         os._exit(0)
+
+
+def _write_done(
+    run_dir: Path, mark: str, command: str, settings: dict[str, Any], seconds: float
+) -> None:
+    """stage.json: the stage has ended, with what and at what cost."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    outputs = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")]
+    done = {
+        "fingerprint": mark,
+        "command": command,
+        "seconds": seconds,
+        "peak_gib": round(peak, 3),
+        "outputs": sorted(outputs),
+        "settings": settings,
+    }
+    with replacing(run_dir / STAGE_FILE) as partial:
+        partial.write_text(json.dumps(done, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def hold(directory: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Keeps every other process that asks from writing to a run directory, until the end.
+
+    The lock belongs to the open file: the kernel gives it back however its process dies. Waits a
+    while for one that is about to end; raises ConfigError naming the process that does not.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        said = False
+        while not _lock(file):
+            file.seek(0)
+            holder = file.read() or "that says not which"
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{directory} is being written to by process {holder}: wait for it, end it "
+                    f"(kill {holder}), or give another run_dir"
+                )
+            if not said:
+                say(f"waiting for process {holder}, which still writes to {directory}")
+                said = True
+            time.sleep(LOCK_POLL_S)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _count_seconds(run_dir: Path) -> Callable[[], float]:
+    """Gives the seconds of this attempt and of those before it that a kill or an error ended.
+
+    They are written down all the while, because an attempt does not know its end.
+    """
+    file, start = run_dir / SECONDS_FILE, time.monotonic()
+    try:
+        before = float(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the first attempt, or a power cut
+        before = 0.0
+
+    def seconds() -> float:
+        return before + time.monotonic() - start
+
+    def count() -> None:
+        while True:
+            with suppress(OSError), replacing(file, durable=False) as partial:
+                partial.write_text(f"{seconds():.2f}", encoding="utf-8")
+            time.sleep(WATCH_S)
+
+    threading.Thread(target=count, daemon=True).start()
+    return seconds
 
 
 def num_cores() -> int:
