@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from heedful.config import PPOConfig
 from heedful.data.examples import PromptTokens
 from heedful.data.text import TextRows
 from heedful.errors import CheckpointError, ConfigError, DataError, TrainingError
+from heedful.metrics import read_metrics
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.training import step3_ppo
 from heedful.training.checkpoint import publish
@@ -357,6 +359,31 @@ def test_samples_are_written_with_score_and_kl(networks, toy_reward, tmp_path):
     assert rows[0]["prompt"].startswith("prompt ")
     assert 1 <= int(rows[0]["response"]) <= 6
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_samples_of_a_resumed_run_stand_there_once(networks, toy_reward, tmp_path, interrupt_at):
+    """Cut after iteration 3 with the state of 2: the samples of iteration 2 are written anew."""
+    for name, stops in (("whole", [0]), ("cut", [3, 0])):
+        config = settings(tmp_path / name, log_samples_every=1)
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+                run(config, networks(), progress=interrupt_at(stop))
+    cut, whole = ((tmp_path / name / "samples.jsonl").read_text() for name in ("cut", "whole"))
+    assert cut == whole
+    assert len(whole.splitlines()) == 4 * 3
+
+
+def test_tokens_of_all_epochs_and_of_the_text_are_counted(networks, toy_reward, tmp_path):
+    """32 episodes twice, and 3 rows of 8 tokens for every episode of every update."""
+    seen = []
+    ppo = {"episodes": 32, "epochs": 2, "ptx_coef": 1.0, "ptx_rows_per_episode": 3}
+    config = settings(tmp_path, ppo=ppo)
+    run(config, networks(), text=TEXT, observers=[lambda batch, e: seen.append(e) or {}])
+    (row,) = read_metrics(tmp_path)
+    seconds = sum(value for key, value in row.items() if key.startswith("time/"))
+    episodes = sum(map(len, [*seen[0].prompts, *seen[0].responses]))
+    expected = 2 * episodes + 2 * 32 * 3 * 8
+    assert row["speed/tokens_per_s"] * seconds == pytest.approx(expected)
 
 
 def test_iterations_are_rounded_up():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heedful.config import PPO
 from heedful.data.examples import PromptTokens
 from heedful.errors import TrainingError
 from heedful.models.language_model import num_parameters
@@ -65,15 +66,28 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 
 def speed(
-    policy: Any, reward_model: Any, experience: Experience, seconds: dict[str, float]
+    ppo: PPO,
+    policy: Any,
+    reward_model: Any,
+    experience: Experience,
+    num_text_tokens: int,
+    seconds: dict[str, float],
 ) -> dict[str, float]:
-    """Tokens and FLOPs per second of an iteration (2ND forward, 6ND forward and backward)."""
+    """Tokens and FLOPs per second of an iteration (2ND forward, 6ND forward and backward).
+
+    Tokens are those that the policy is updated on: the episodes once per epoch, and the pretraining
+    text. Evaluation takes time and is not counted.
+    """
     num_response = float(experience.response_mask.sum())
     num_tokens = num_response + sum(len(prompt) for prompt in experience.prompts)
     large, scalar = num_parameters(policy), num_parameters(reward_model)
-    flops = num_tokens * (2 * large + 4 * large + 4 * scalar + 6 * (large + scalar))
+    # sampling, the reference, and the policy once more; the reward model and the value function
+    forward = (2 + ppo.recompute_logprobs) * large + 2 * scalar
+    flops = num_tokens * (2 * forward + 6 * ppo.epochs * (large + scalar))
+    flops += 6 * num_text_tokens * large
     total_s = sum(seconds.values())
     return {
+        "speed/tokens_per_s": (ppo.epochs * num_tokens + num_text_tokens) / total_s,
         "speed/rollout_tokens_per_s": num_response / seconds["rollout"],
         "speed/episodes_per_s": len(experience.scores) / total_s,
         "speed/flops_per_s": flops / total_s,

@@ -24,7 +24,7 @@ from heedful.data.examples import PromptTokens
 from heedful.data.text import TextRows
 from heedful.errors import ConfigError, DataError
 from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
-from heedful.metrics import MetricsLog, last_values
+from heedful.metrics import MetricsLog, keep_rows_before, last_values
 from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
 from heedful.rollout.experience import Experience, make_experience
@@ -39,7 +39,14 @@ from heedful.training.loop import (
     microbatches,
     require_finite,
 )
-from heedful.training.monitoring import Watch, check_start, describe, speed, write_samples
+from heedful.training.monitoring import (
+    SAMPLES_FILE,
+    Watch,
+    check_start,
+    describe,
+    speed,
+    write_samples,
+)
 from heedful.training.passes import (
     Sequences,
     accumulate_text,
@@ -96,9 +103,7 @@ def train(
     trainer = _Trainer.build(config, models, fingerprint)
     total = num_iterations(ppo)
     first = trainer.resume(run_dir)
-    log = MetricsLog(
-        run_dir, resume_step=first, sinks=config.log.sinks, print_every=config.log.print_every
-    )
+    log = _open_log(config, first)
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
     watch = Watch()
     last = last_values(run_dir)  # of a run that only has its model left to publish
@@ -118,7 +123,9 @@ def train(
         timer.lap("experience")
         if iteration == 0:
             check_start(experience)
-        stats = _optimize(config, models, trainer, experience, text, iteration, run_dir)
+        stats, num_text_tokens = _optimize(
+            config, models, trainer, experience, text, iteration, run_dir
+        )
         timer.lap("optimize")
         trainer.average(ppo.ema_decay, iteration)
         trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
@@ -129,7 +136,9 @@ def train(
             for evaluator in evaluators:
                 last |= evaluator(models.policy)
             timer.lap("evaluate")
-        last |= speed(models.policy, models.reward_model, experience, timer.seconds)
+        last |= speed(
+            ppo, models.policy, models.reward_model, experience, num_text_tokens, timer.seconds
+        )
         last |= timer.metrics()
         log.log(iteration, last, of=total)
         watch.look(last, iteration)
@@ -142,6 +151,16 @@ def train(
     trainer.publish_weights()
     models.policy.eval()
     return last
+
+
+def _open_log(config: PPOConfig, first: int) -> MetricsLog:
+    """The metrics from iteration ``first`` on; what a run that ended early wrote of it is dropped,
+    from the samples too."""
+    run_dir = Path(config.run_dir)
+    keep_rows_before(run_dir / SAMPLES_FILE, first, "iteration")
+    return MetricsLog(
+        run_dir, resume_step=first, sinks=config.log.sinks, print_every=config.log.print_every
+    )
 
 
 def _evaluation_is_due(config: PPOConfig, iteration: int) -> bool:
@@ -227,11 +246,12 @@ def _optimize(
     text: TextRows | None,
     iteration: int,
     run_dir: Path,
-) -> dict[str, float]:
-    """Updates policy and value function on one iteration's experience, minibatch by minibatch."""
+) -> tuple[dict[str, float], int]:
+    """(means over the updates, tokens of text): policy and value function learn from one
+    iteration's experience, minibatch by minibatch."""
     ppo = config.ppo
     totals: dict[str, float] = {}
-    num_updates = 0
+    num_updates, num_text_tokens = 0, 0
     lr = learning_rate(
         iteration,
         num_iterations(ppo),
@@ -251,6 +271,7 @@ def _optimize(
                     max(1, round(len(minibatch) * ppo.ptx_rows_per_episode)),
                     derive_seed(config.seed, "ptx", iteration, num_updates),
                 )
+                num_text_tokens += rows.numel()
                 stats["ppo/ptx_loss"] = accumulate_text(
                     models.policy,
                     rows,
@@ -274,7 +295,7 @@ def _optimize(
                 totals[key] = totals.get(key, 0.0) + value
     first = totals.pop("ppo/first_ratio")
     means = {key: value / num_updates for key, value in totals.items()}
-    return means | {"ppo/first_ratio": first, "optim/lr": lr}
+    return means | {"ppo/first_ratio": first, "optim/lr": lr}, num_text_tokens
 
 
 def _accumulate(
