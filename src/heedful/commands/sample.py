@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from heedful.commands.datasets import require_context, select_prompts
 from heedful.commands.train import begin
 from heedful.config import PrefixConfig, SampleConfig, SampledModel, Sampling
 from heedful.data.examples import Example
 from heedful.data.formats import VALID_SHARE
-from heedful.data.template import Template
+from heedful.data.template import Template, encode_text
 from heedful.errors import DataError
 from heedful.metrics import iter_jsonl
 from heedful.models.language_model import (
@@ -25,7 +27,8 @@ from heedful.models.language_model import (
 )
 from heedful.models.scalar_model import load_scalar_model
 from heedful.records import Prompt
-from heedful.rollout.engine import sample
+from heedful.rollout.engine import end_tokens, sample
+from heedful.rollout.experience import penalize_cut
 from heedful.training.loop import make_generator
 from heedful.training.step2_reward import score_all
 
@@ -66,11 +69,11 @@ def complete(
         top_p=sampling.top_p,
         max_rows=sampling.max_rows,
         n=num_samples,
-        eos=tokenizer.eos_token_id,
+        eos=end_tokens(model, tokenizer.eos_token_id),
         pad=tokenizer.pad_token_id,
         generator=generator,
     )
-    texts = tokenizer.batch_decode(rollout.rows(), skip_special_tokens=True)
+    texts = tokenizer.batch_decode(rollout.contents(), skip_special_tokens=True)
     finished = rollout.finished.tolist()
     rows = [_cut(text, done, stop) for text, done in zip(texts, finished, strict=True)]
     return [rows[i : i + num_samples] for i in range(0, len(rows), num_samples)]
@@ -169,9 +172,7 @@ def prompt_tokens(
     if not file.is_file():
         raise DataError(f"{file} does not exist: run heed prefix to choose a few-shot prefix")
     prefix = json.loads(file.read_text(encoding="utf-8"))["text"]
-    texts = [few_shot(prefix, prompt.text) for prompt in prompts]
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [tokens[-limit:] for tokens in encoded]
+    return [encode_text(tokenizer, few_shot(prefix, prompt.text), limit) for prompt in prompts]
 
 
 def _fitted(prompt: Prompt, template: Template, limit: int) -> list[int]:
@@ -194,11 +195,10 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     results = []
     for number, candidate in enumerate(candidates):
         texts = [few_shot(candidate["text"], prompt.text) for prompt in prompts]
-        tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
         sampled = complete(
             model,
             tokenizer,
-            [row[-config.max_prompt_tokens :] for row in tokens],
+            [encode_text(tokenizer, text, config.max_prompt_tokens) for text in texts],
             config.sampling,
             stop=config.stop,
             generator=make_generator(config.seed, "prefix"),
@@ -230,20 +230,24 @@ class Judge:
     def scores(
         self, prompts: Sequence[Prompt], sampled: Sequence[Sequence[Sampled]]
     ) -> list[list[float]]:
-        """The score of every answer, by prompt; long prompts are cut as they were for the model.
+        """What every answer is worth, by prompt; long prompts are cut as they were for the model.
 
+        The reward model reads the answers that ended; the others have the score of a cut one.
         Broken characters take more tokens as text than they took when sampled: the answer's limit
         holds here too, before EOS.
         """
         examples = []
         for prompt, rows in zip(prompts, sampled, strict=True):
             tokens = _fitted(prompt, self.template, self.config.max_prompt_tokens)
-            for row in rows:
+            for row in (row for row in rows if row.finished):
                 *response, eos = self.template.encode_response(row.text)
                 kept = response[: self.config.sampling.max_new_tokens]
                 examples.append(Example(tokens, [*kept, eos]))
         lengths = (len(example.prompt) + len(example.response) for example in examples)
         require_context(lengths, self.model.config, self.path)
         max_tokens = self.config.compute.tokens_per_microbatch
-        scores = iter(score_all(self.model, examples, max_tokens).tolist())
-        return [[round(next(scores), 5) for _ in rows] for rows in sampled]
+        finished = torch.tensor([row.finished for rows in sampled for row in rows])
+        scores = torch.zeros(len(finished))
+        scores[finished] = score_all(self.model, examples, max_tokens)
+        worth = iter(penalize_cut(scores, finished).tolist())
+        return [[round(next(worth), 5) for _ in rows] for rows in sampled]

@@ -77,11 +77,12 @@ class Template:
                 turns, add_generation_prompt=True, tokenize=True, return_dict=False
             )
             return list(tokens)
-        return [*self._beginning(), *self._encode(text + self.separator)]
+        return encode_text(self.tokenizer, text + self.separator)
 
-    def encode_response(self, text: str) -> list[int]:
-        """The tokens of a whole response, EOS at the end."""
-        return [*self._encode(text), self.eos]
+    def encode_response(self, text: str, finished: bool = True) -> list[int]:
+        """The tokens of a response, EOS at the end unless it was cut (an empty one is EOS)."""
+        tokens = _encode(self.tokenizer, text)
+        return [*tokens, self.eos] if finished or not tokens else tokens
 
     def decode_response(self, tokens: Sequence[int]) -> str:
         """The text of a response up to its EOS, if it has one."""
@@ -129,25 +130,11 @@ class Template:
             return cls.load(directory, tokenizer)
         return cls.default(tokenizer)
 
-    def _encode(self, text: str) -> list[int]:
-        return list(
-            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        )
-
-    def _beginning(self) -> list[int]:
-        """[BOS] for models whose tokenizer begins every text with it (Llama, Gemma), else []."""
-        bos = getattr(self.tokenizer, "bos_token_id", None)
-        if bos is None or self.tokenizer.encode("a", add_special_tokens=True)[:1] != [bos]:
-            return []
-        return [bos]
-
     def keep_end(self, text: str, max_tokens: int) -> list[int]:
         """The tokens of the longest end of a prompt that fits, with what the template adds."""
         if self.kind == "plain":
-            beginning = self._beginning()
-            tokens = self._encode(text + self.separator)
-            return beginning + tokens[max(0, len(tokens) + len(beginning) - max_tokens) :]
-        tokens = self._encode(text)
+            return encode_text(self.tokenizer, text + self.separator, max_tokens)
+        tokens = _encode(self.tokenizer, text)
         excess = len(self.encode_prompt(text)) - max_tokens
         while tokens := tokens[max(0, excess) :]:
             # a cut inside a character leaves the replacement character
@@ -160,6 +147,28 @@ class Template:
             f"the chat template alone takes more than the {max_tokens} tokens of a prompt: raise "
             "max_prompt_tokens"
         )
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """[BOS] for models whose tokenizer begins every text with it (Llama, Gemma, OPT), else []."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or tokenizer.encode("a", add_special_tokens=True)[:1] != [bos]:
+        return []
+    return [bos]
+
+
+def encode_text(tokenizer: Any, text: str, max_tokens: int | None = None) -> list[int]:
+    """The tokens of a text that begins a sequence, BOS first where the model knows one.
+
+    Of a text over ``max_tokens`` the end is kept, and BOS.
+    """
+    first, tokens = beginning(tokenizer), _encode(tokenizer, text)
+    excess = 0 if max_tokens is None else max(0, len(first) + len(tokens) - max_tokens)
+    return first + tokens[excess:]
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
 @dataclass

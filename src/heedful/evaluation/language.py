@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from heedful.data.template import beginning, encode_text
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states, token_logprobs
-from heedful.rollout.engine import sample
+from heedful.rollout.engine import end_tokens, sample
 
 # Tokens of an answer at most: answers are single phrases.
 ANSWER_TOKENS = 12
@@ -25,12 +26,14 @@ def document_losses(
 ) -> tuple[list[float], list[int]]:
     """(sum of next-token losses in nats, number of predicted tokens) of every document.
 
-    A document is scored after EOS, as it stood in pretraining, its own EOS included; of a longer
-    one its first ``max_document_tokens``.
+    A document is scored as it stood in pretraining, its own EOS included: after BOS where the
+    tokenizer begins texts with it, else after the EOS of another; of a longer one its first
+    ``max_document_tokens``.
     """
     eos = tokenizer.eos_token_id
+    first = beginning(tokenizer) or [eos]
     encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
-    rows = [[eos, *tokens, eos][:max_document_tokens] for tokens in encoded]
+    rows = [[*first, *tokens, eos][:max_document_tokens] for tokens in encoded]
     losses = [0.0] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     start = 0
@@ -52,14 +55,13 @@ def recall_answers(model: Any, tokenizer: Any, questions: Sequence[str]) -> list
     """The greedy continuation of every few-shot text, up to its first line break."""
     if not questions:
         return []
-    encoded = tokenizer(list(questions), add_special_tokens=False)["input_ids"]
     rollout = sample(
         model,
-        encoded,
+        [encode_text(tokenizer, question) for question in questions],
         max_new_tokens=ANSWER_TOKENS,
         temperature=0.0,
-        eos=tokenizer.eos_token_id,
+        eos=end_tokens(model, tokenizer.eos_token_id),
         pad=tokenizer.pad_token_id,
     )
-    texts = tokenizer.batch_decode(rollout.rows(), skip_special_tokens=True)
+    texts = tokenizer.batch_decode(rollout.contents(), skip_special_tokens=True)
     return [text.strip().split("\n")[0].strip() for text in texts]

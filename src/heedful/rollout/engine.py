@@ -29,7 +29,7 @@ class Rollout(NamedTuple):
     tokens: Tensor  # (B * n, R) response tokens, EOS included, ``pad`` after a row's end
     logprobs: Tensor  # (B * n, R) fp32 log-probability of every token as it was sampled, then 0
     lengths: Tensor  # (B * n,) response tokens of every row, EOS included
-    finished: Tensor  # (B * n,) True where the response ended with EOS, False where it was cut
+    finished: Tensor  # (B * n,) True where the response ended with an EOS, False where it was cut
 
     @property
     def response_mask(self) -> Tensor:
@@ -43,6 +43,21 @@ class Rollout(NamedTuple):
         pairs = zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)
         return [tokens[:length] for tokens, length in pairs]
 
+    def contents(self) -> list[list[int]]:
+        """The response tokens of every row, without padding and the EOS that ended it."""
+        pairs = zip(self.rows(), self.finished.tolist(), strict=True)
+        return [row[:-1] if finished else row for row, finished in pairs]
+
+
+def end_tokens(model: Any, eos: int) -> tuple[int, ...]:
+    """Every token that ends a response: the tokenizer's EOS, then the others the model was given.
+
+    Chat models have several (Llama 3 lists them in its generation_config.json).
+    """
+    listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    others = [] if listed is None else [listed] if isinstance(listed, int) else listed
+    return tuple(dict.fromkeys([eos, *others]))
+
 
 class Generator(Protocol):
     """What the steps need of a sampler: ``sample`` below, or another engine with its signature."""
@@ -55,7 +70,7 @@ class Generator(Protocol):
         max_new_tokens: int,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        eos: int,
+        eos: int | Sequence[int],
         pad: int,
         n: int = 1,
         generator: torch.Generator | None = None,
@@ -71,7 +86,7 @@ def sample(
     max_new_tokens: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     n: int = 1,
     generator: torch.Generator | None = None,
@@ -79,12 +94,14 @@ def sample(
 ) -> Rollout:
     """``n`` sampled responses of every prompt, and the log-probabilities of their tokens.
 
-    temperature 0 is greedy; its logprobs are those at temperature 1. With top_p below 1 the
-    logprobs are still those of the full distribution at that temperature, the one that PPO's ratio
-    and KL are about. At most ``max_rows`` rows are decoded at a time; prompts of similar length
-    share a chunk. Raises ValueError on an empty prompt or a setting out of range.
+    A response ends with ``eos``, with any of them where they are several. temperature 0 is greedy;
+    its logprobs are those at temperature 1. With top_p below 1 the logprobs are still those of the
+    full distribution at that temperature, the one that PPO's ratio and KL are about. At most
+    ``max_rows`` rows are decoded at a time; prompts of similar length share a chunk. Raises
+    ValueError on an empty prompt or a setting out of range.
     """
-    _check(prompts, max_new_tokens, temperature, top_p, n, eos, pad)
+    ends = (eos,) if isinstance(eos, int) else tuple(eos)
+    _check(prompts, max_new_tokens, temperature, top_p, n, ends, pad)
     model.eval()
     device = model.get_input_embeddings().weight.device
     total = len(prompts) * n
@@ -98,7 +115,7 @@ def sample(
     step = max(1, max_rows // n)
     for start in range(0, len(order), step):
         chunk = order[start : start + step]
-        _sample_chunk(model, prompts, chunk, rollout, n, temperature, top_p, eos, generator)
+        _sample_chunk(model, prompts, chunk, rollout, n, temperature, top_p, ends, generator)
     longest = max(1, int(rollout.lengths.max()))
     return rollout._replace(
         tokens=rollout.tokens[:, :longest], logprobs=rollout.logprobs[:, :longest]
@@ -113,12 +130,13 @@ def _sample_chunk(
     n: int,
     temperature: float,
     top_p: float,
-    eos: int,
+    ends: tuple[int, ...],
     generator: torch.Generator | None,
 ) -> None:
     """Samples the prompts of a chunk and writes their rows of ``rollout``."""
     device = rollout.tokens.device
     limit = rollout.tokens.shape[1]
+    eos = torch.tensor(ends, device=device)
     lengths = [len(prompts[i]) for i in chunk]
     cache = KeyValueCache(model.config, len(chunk) * n, max(lengths) + limit, model.dtype, device)
     z = _prefill(model, [prompts[i] for i in chunk], cache, n)  # (A, V)
@@ -133,7 +151,7 @@ def _sample_chunk(
         rollout.tokens[rows, step] = tokens[alive]
         rollout.logprobs[rows, step] = logprobs[alive]
         rollout.lengths[rows] = step + 1
-        ended = tokens == eos
+        ended = torch.isin(tokens, eos)
         rollout.finished[target[alive & ended]] = True
         alive = alive & ~ended
         num_alive = int(alive.sum())
@@ -218,7 +236,7 @@ def _check(
     temperature: float,
     top_p: float,
     n: int,
-    eos: int,
+    ends: tuple[int, ...],
     pad: int,
 ) -> None:
     empty = [i for i, prompt in enumerate(prompts) if not prompt]
@@ -229,5 +247,6 @@ def _check(
             "needed: max_new_tokens >= 1, n >= 1, temperature >= 0, 0 < top_p <= 1; found "
             f"{max_new_tokens}, {n}, {temperature}, {top_p}"
         )
-    if eos == pad:
-        raise ValueError(f"pad and EOS are both token {eos}: the pad token must differ from EOS")
+    # the first EOS is the one that models learn; Qwen pads with one of its others
+    if ends[0] == pad:
+        raise ValueError(f"pad and EOS are both token {pad}: the pad token must differ from EOS")

@@ -5,12 +5,15 @@ Shapes: B episodes, R longest response.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from heedful.losses.masked import masked_whiten
 from heedful.losses.ppo import gae, kl_rewards
+
+# Score of a response that was cut, wherever no setting names another (lm-human-preferences: -1).
+MISSING_EOS_SCORE = -1.0
 
 
 class Experience(NamedTuple):
@@ -32,6 +35,22 @@ class Experience(NamedTuple):
     def kl(self) -> Tensor:
         """(B,) estimated KL from the reference in nats per response (sum of log ratios)."""
         return ((self.logprobs - self.ref_logprobs) * self.response_mask).sum(1)
+
+
+def penalize_cut(
+    scores: Tensor,
+    finished: Tensor,
+    missing_eos_score: float | Literal["none"] = MISSING_EOS_SCORE,
+) -> Tensor:
+    """(B,) what responses are worth: the reward model's score (B,) where one ended by itself.
+
+    A response that neither EOS nor a stop text ended was cut by the token limit; it is worth the
+    same fixed score whatever it says, in choosing a model, in reporting and as PPO's reward.
+    "none" keeps the reward model's score of the cut text.
+    """
+    if missing_eos_score == "none":
+        return scores
+    return scores.masked_fill(~finished, missing_eos_score)
 
 
 def make_experience(

@@ -27,7 +27,7 @@ from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
 from heedful.metrics import MetricsLog, keep_rows_before, last_values
 from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
-from heedful.rollout.experience import Experience, make_experience
+from heedful.rollout.experience import Experience, make_experience, penalize_cut
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
 from heedful.training.loop import (
     Adam,
@@ -87,7 +87,7 @@ def train(
     prompts: Sequence[PromptTokens],
     text: TextRows | None,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     evaluators: Sequence[Evaluator] = (),
     observers: Sequence[Observer] = (),
@@ -214,8 +214,7 @@ def collect(
         if config.ppo.recompute_logprobs:
             current = response_logprobs(models.policy, sequences, temperature)
             logprobs[group] = to_rows(current, sequences, columns)
-    if config.ppo.missing_eos_score != "none":
-        scores[~rollout.finished] = config.ppo.missing_eos_score
+    scores = penalize_cut(scores, rollout.finished, config.ppo.missing_eos_score)
     return make_experience(
         prompts,
         responses,
