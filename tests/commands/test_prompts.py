@@ -64,6 +64,45 @@ def test_bad_rows_stop_the_import_or_are_written_down(files, capsys):
     assert read(out.parent / "bad_rows.jsonl")[0]["line"] == 27
 
 
+def test_a_row_that_names_its_split_keeps_it(tmp_path, files):
+    """Cleaning goes by that split too: personal data is dropped from training alone."""
+    path, out = files
+    splits = ["train", "valid", "test"]
+    rows = [
+        {"text": f"{chr(97 + i)} is a letter; name another one", "split": splits[i % 3]}
+        | ({"user": "one"} if i < 9 else {})
+        for i in range(24)
+    ]
+    rows += [
+        {"text": f"{split} it: my address is someone@mail.example.org", "split": split}
+        for split in splits
+    ]
+    named = tmp_path / "named.jsonl"
+    named.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["--valid", "0.2", "--test", "0.2", "--seed", "4"]
+    assert main(["prompts", "import", str(path), "--out", str(out), *words]) == 0
+    alone = {row["id"]: row["split"] for row in read(out)}
+    assert main(["prompts", "import", str(path), str(named), "--out", str(out), *words]) == 0
+    found = {row["text"]: row["split"] for row in read(out)}
+    expected = {row["text"]: row["split"] for row in rows}
+    del expected["train it: my address is someone@mail.example.org"]
+    assert {text: found.get(text) for text in expected} == expected
+    assert not any("train it" in text for text in found)
+    # rows that name none go as they do alone
+    assert {row["id"]: row["split"] for row in read(out) if row["id"] in alone} == alone
+    assert len(set(alone.values())) == 3
+
+
+def test_a_bad_row_counts_once(files, capsys):
+    path, out = files
+    with path.open("a", encoding="utf-8") as file:
+        file.write("not json\n")
+    assert main(["prompts", "import", str(path), "--out", str(out), "--skip-bad-rows"]) == 0
+    said = capsys.readouterr().out
+    assert any("cannot be read" in line and "-1" in line for line in said.splitlines())
+    assert len(read(out.parent / "bad_rows.jsonl")) == 1
+
+
 def test_nothing_left_is_an_error(files, capsys):
     path, out = files
     words = ["--languages", "xx"]

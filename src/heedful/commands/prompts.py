@@ -5,34 +5,33 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from heedful.data.bad_rows import BadRows
+from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
 from heedful.data.formats import read_prompts
 from heedful.errors import DataError
 from heedful.intake.cleaning import CleaningReport, clean, detect_language
-from heedful.records import USE_CASES, Prompt, to_row
+from heedful.metrics import replacing
+from heedful.records import USE_CASES, Prompt, Split, to_row
 
-BAD_ROWS_FILE = "bad_rows.jsonl"
 SPLITS = ("train", "valid", "test")
 
 
 def run_import(options: argparse.Namespace) -> int:
     """Reads prompt files, cleans and splits them, writes ``options.out``; prints what was dropped.
 
-    Every prompt gets its language where py3langid is installed.
+    A prompt whose row names its split stays there; the others are split by user. Every prompt gets
+    its language where py3langid is installed.
     """
     console = Console()
     bad = BadRows(skip=options.skip_bad_rows, to=options.out.parent / BAD_ROWS_FILE)
-    given = list(read_prompts(options.files, bad=bad))
+    given, splits = _read(options.files, bad)
     kept, report = clean(
         given,
         max_per_user=options.cap,
@@ -40,6 +39,7 @@ def run_import(options: argparse.Namespace) -> int:
         test=options.test,
         seed=options.seed,
         languages=options.languages,
+        splits=splits,
     )
     if not kept:
         raise DataError(
@@ -49,7 +49,10 @@ def run_import(options: argparse.Namespace) -> int:
     told = importlib.util.find_spec("py3langid") is not None
     if told:
         kept = _with_languages(kept, console)
-    _write(kept, options.out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(options.out) as partial, partial.open("w", encoding="utf-8") as file:
+        for prompt in kept:
+            file.write(json.dumps(to_row(prompt), ensure_ascii=False) + "\n")
     console.print(_cleaning_table(report, bad.num_bad))
     if not told:
         console.print("languages were not told: pip install 'heedful\\[intake]'")
@@ -57,6 +60,17 @@ def run_import(options: argparse.Namespace) -> int:
         console.print(f"rows that could not be read, with reasons: {bad.to}", highlight=False)
     console.print(f"wrote {len(kept):,} prompts to {options.out}", highlight=False)
     return 0
+
+
+def _read(files: Sequence[str], bad: BadRows) -> tuple[list[Prompt], dict[str, Split]]:
+    """The prompts, and by id the splits of those whose rows name one.
+
+    Read twice: with none held out and with all. Where that makes no difference the row decided.
+    """
+    given = list(read_prompts(files, valid_share=0.0, bad=bad))
+    others = read_prompts(files, valid_share=1.0, bad=BadRows(skip=True))
+    pairs = zip(given, others, strict=True)
+    return given, {one.id: one.split for one, other in pairs if one.split == other.split}
 
 
 def run_stats(files: Sequence[str]) -> int:
@@ -79,16 +93,6 @@ def _with_languages(prompts: list[Prompt], console: Console) -> list[Prompt]:
     """The prompts, each with the language that it names or that its text shows."""
     shown = track(prompts, description="telling languages", console=console, transient=True)
     return [replace(p, language=p.language or detect_language(p.text)) for p in shown]
-
-
-def _write(prompts: Sequence[Prompt], out: Path) -> None:
-    """Writes the rows beside their place and renames them into it: never half a file."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for prompt in prompts:
-            file.write(json.dumps(to_row(prompt), ensure_ascii=False) + "\n")
-    os.replace(partial, out)
 
 
 def _cleaning_table(report: CleaningReport, num_bad: int) -> Table:

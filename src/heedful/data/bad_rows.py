@@ -9,6 +9,8 @@ from typing import Any
 
 from heedful.errors import DataError
 
+# Beside what was made of the data: the rows that were left out, with the reasons.
+BAD_ROWS_FILE = "bad_rows.jsonl"
 # Bad rows listed in one error: enough to see the pattern, few enough to read.
 MAX_LISTED = 20
 # Characters of a value shown in a message.

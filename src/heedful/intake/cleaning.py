@@ -8,7 +8,7 @@ data. Every function takes prompts in the order they came in and keeps that orde
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -141,11 +141,13 @@ def clean(
     test: float = 0.1,
     seed: int = 0,
     languages: Collection[str] | None = None,
+    splits: Mapping[str, Split] | None = None,
 ) -> tuple[list[Prompt], CleaningReport]:
     """The prompts that the paper's rules keep, with their splits, and what each rule dropped.
 
     With ``languages`` every prompt gets its detected language (one that it has is kept), and those
-    in other languages are dropped; prompts whose language cannot be told stay.
+    in other languages are dropped; prompts whose language cannot be told stay. A prompt whose id is
+    in ``splits`` is in that split; the others are split by user.
     """
     given = list(prompts)
     dropped: dict[str, int] = {}
@@ -162,6 +164,7 @@ def clean(
         left = keep(wanted, left, "language")
     left = keep(cap_per_user(left, max_per_user), left, "over the user's cap")
     left = split_by_user(left, valid, test, seed)
+    left = [replace(p, split=(splits or {}).get(p.id, p.split)) for p in left]
     left = keep(drop_pii(left), left, "personal data")
     num_by_split = {split: sum(p.split == split for p in left) for split in _SPLITS}
     return left, CleaningReport(len(given), dropped, num_by_split)
