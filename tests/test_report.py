@@ -110,6 +110,7 @@ def made_summary():
             {"model": n, **interval(4 * (p - 0.5)), "minus sft": interval(4 * p - 2, 0.5)}
             for n, p in models.items()
         ],
+        "gold": [{"model": "base", **interval(-2.0)}, {"model": "ppo", **interval(0.7)}],
         "samples": [
             {
                 "prompt": f"Write a story about a wise frog. ({i})",
@@ -225,7 +226,8 @@ def test_summary_and_claims(page):
     assert "1 of 2 claims of the InstructGPT paper hold in this run. Not shown here: g." in text
     claims = parsed.sections["claims"]
     assert "✓ holds" in claims and "✗ not shown" in claims
-    assert "0.57 to 0.65" in claims and "66 % (Fig 1)" in claims and "not known" in claims
+    assert "0.610 (0.570 to 0.650)" in claims and "66 % (Fig 1)" in claims
+    assert "0.800 (? to ?)" in claims
 
 
 def test_every_section_is_filled(page):
@@ -265,6 +267,62 @@ def test_scores_stand_beside_their_differences_to_the_first_model(page):
     assert "ppo-ptx: 0.64, 95 % interval 0.14 to 1.14." in differences
     assert "sft:" not in differences  # of a model to itself there is none
     assert "Score minus" not in parsed.sections["reward-model"]
+
+
+def test_stages_have_names_and_rounds_come_in_order(tmp_path):
+    run = make_run(tmp_path / "rounds")
+    for name in ("ppo_1", "base_large", "warm_up"):
+        (run / "stages" / name).mkdir()
+        (run / "stages" / name / "metrics.jsonl").write_text(
+            '{"step": 0, "ppo/score": 1, "ppo/kl": 1}\n'
+        )
+    html = write_report(run, run / "report.html").read_text("utf-8")
+    curves = html.partition('<section id="curves">')[2].partition("</section>")[0]
+    names = [part.partition("</h3>")[0] for part in curves.split("<h3>")[1:]]
+    assert names == [
+        "Large base",
+        "SFT",
+        "Reward model",
+        "PPO, round 1",
+        "PPO",
+        "PPO-ptx",
+        "warm up",
+    ]
+    assert "PPO-ptx: from" in Page(html).sections["kl"]
+
+
+def test_paths_within_the_run_are_relative_to_it(tmp_path):
+    run = make_run(tmp_path / "paths")
+    summary = made_summary()
+    summary["models"][0]["path"] = str(run.resolve() / "stages" / "base" / "model")
+    summary["lineage"][0]["inputs"] = [str(run.resolve() / "stages" / "world"), "elsewhere/data"]
+    (run / "summary.json").write_text(json.dumps(summary))
+    html = write_report(run, run / "report.html").read_text("utf-8")
+    assert str(run.resolve()) not in html
+    assert "stages/base/model" in Page(html).sections["preference"]
+    assert "stages/world, elsewhere/data" in Page(html).sections["lineage"]
+
+
+def test_responses_of_the_main_models_come_first(tmp_path):
+    run = make_run(tmp_path / "order")
+    names = ["large base", "PPO-ptx", "prompted", "PPO", "SFT", "base"]
+    sample = {"prompt": "p", "responses": {name: f"by {name}!" for name in names}}
+    (run / "summary.json").write_text(json.dumps({"samples": [sample]}))
+    page = Page(write_report(run, run / "report.html").read_text("utf-8"))
+    shown = sorted(names, key=lambda name: page.sections["samples"].index(f"by {name}!"))
+    assert shown == ["base", "SFT", "PPO", "PPO-ptx", "large base", "prompted"]
+
+
+def test_a_share_stands_beside_its_number_of_answers(page):
+    _, parsed = page
+    text = " ".join(parsed.sections["preference"].split())
+    assert "hallucination120 25.8 % 21.8 to 29.8" in text  # 0.3 (1 - 0.14), and 0.04 around
+
+
+def test_the_true_utility_stands_beside_the_score(page):
+    _, parsed = page
+    shown = "mean true utility of an answer. base: -2, 95 % interval -2.04 to -1.96."
+    assert shown in parsed.sections["score"]
 
 
 def test_every_figure_has_title_description_and_table(page):

@@ -9,10 +9,10 @@ one drawing serves light, dark and print; lines also differ by their dashes. All
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 NUM_COLOURS = 6
 
@@ -21,8 +21,8 @@ _WIDTH = 360.0
 _LINE_HEIGHT = 230.0
 _ROW_HEIGHT = 24.0
 _VALUE_WIDTH = 56.0
-_LETTER_WIDTH = 6.8
-_NAME_LETTERS = 22
+_LETTER_WIDTH = 6.5
+_NAME_LETTERS = 26
 
 Formatter = Callable[[float], str]
 
@@ -44,6 +44,41 @@ class Dot:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+def finite(x: Any) -> float | None:
+    """A number read from a file, None where it is no finite number."""
+    is_number = isinstance(x, int | float) and not isinstance(x, bool)
+    return float(x) if is_number and math.isfinite(x) else None
+
+
+def dots_of(named: Iterable[tuple[str, Any]]) -> list[Dot]:
+    """Dots of (name, interval or bare number); an interval has "value", "low" and "high".
+
+    What has no finite value is left out.
+    """
+    dots = []
+    for name, found in named:
+        row = found if isinstance(found, dict) else {"value": found}
+        if (value := finite(row.get("value"))) is not None:
+            dots.append(Dot(name, value, finite(row.get("low")), finite(row.get("high"))))
+    return dots
+
+
+def points_of(
+    rows: Iterable[Mapping[str, Any]], x_key: str, y_key: str
+) -> list[tuple[float, float]]:
+    """(x, y) of every row in which both are finite numbers."""
+    pairs = [(finite(row.get(x_key)), finite(row.get(y_key))) for row in rows]
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+def thinned(name: str, points: Sequence[tuple[float, float]], most: int) -> Line:
+    """A line of at most ``most`` points, each the mean of neighbouring steps."""
+    size = max(1, math.ceil(len(points) / most))
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    xs = [sum(x for x, _ in part) / len(part) for part in parts]
+    return Line(name, xs, [sum(y for _, y in part) / len(part) for part in parts])
 
 
 def number_text(x: float) -> str:

@@ -24,8 +24,8 @@ truth          [{"model", "set", interval}]                      share of true a
 toxicity       [{"model", "instruction", interval}]              share of answers with an insult
 hallucination  [{"model", interval}]                             share, closed-domain prompts
 reward_model   {"accuracy": {interval}, ..., "baselines": {"name": {interval} or number}}
-score          [{"model", interval, "minus <first>": {interval}}]    on held-out prompts; the
-                                                                 difference is by prompt
+gold           [{"model", interval}]                             true utility, where it is known
+score          [{"model", interval, "minus <first>": {interval}}]    on held-out prompts
 samples        [{"prompt", "use_case", "responses": {"model": "text"}}]
 costs          [{"stage", "seconds", "tokens", "flops"}]
 lineage        [{"stage", "output", "inputs": ["..."], "sha256"}]
@@ -35,9 +35,8 @@ lineage        [{"stage", "output", "inputs": ["..."], "sha256"}]
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,17 @@ from heedful.errors import DataError, MissingExtraError
 from heedful.metrics import METRICS_FILE, read_metrics
 from heedful.plots import (
     Dot,
-    Line,
+    Formatter,
     bar_chart,
     dot_plot,
+    dots_of,
     ends_of,
+    finite,
     line_chart,
     number_text,
     percent_text,
+    points_of,
+    thinned,
 )
 
 Row = Mapping[str, Any]
@@ -73,8 +76,19 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Entropy", ("entropy",)),
     ("Response length", ("length",)),
 )
-# The order in which stages are shown; others follow by name.
-_STAGE_ORDER = ("pretrain", "sft", "ppo_init", "reward", "ppo", "ppo_ptx")
+# Stages in the order in which they are shown; others follow by name. "ppo_1" is a round of "ppo".
+_STAGES = {
+    "pretrain": "Pretraining",
+    "base": "Base",
+    "base_large": "Large base",
+    "sft": "SFT",
+    "ppo_init": "PPO init",
+    "reward": "Reward model",
+    "ppo": "PPO",
+    "ppo_ptx": "PPO-ptx",
+}
+# The models whose responses come first, next to each other; others follow.
+_SIDE_BY_SIDE = ("base", "sft", "ppo", "ppo-ptx")
 _PETAFLOP_S_DAY = 8.64e19
 # How a row of scores names the difference to another model: "minus SFT".
 _MINUS = "minus "
@@ -86,15 +100,15 @@ def write_report(run_dir: Path, out: Path) -> Path:
         raise DataError(f"{run_dir} is not a directory: name the run directory of a loop")
     problems: list[str] = []
     claims = _rows(_read_json(run_dir / "claims.json", problems))
-    summary = _read_json(run_dir / "summary.json", problems)
-    summary = summary if isinstance(summary, dict) else {}
+    found = _read_json(run_dir / "summary.json", problems)
+    summary = found if isinstance(found, dict) else {}
     stages = _read_stages(run_dir / "stages", problems)
     page = _template().render(
         name=run_dir.resolve().name,
         problems=problems,
         claims=claims,
         claim_counts=(sum(bool(claim.get("holds")) for claim in claims), len(claims)),
-        models=_rows(summary.get("models")),
+        models=_within(run_dir, _rows(summary.get("models")), "path"),
         win_rates=_win_rate_plots(_rows(summary.get("win_rates"))),
         quality=_quality_plots(summary),
         metadata=_metadata_table(_rows(summary.get("metadata"))),
@@ -103,11 +117,11 @@ def write_report(run_dir: Path, out: Path) -> Path:
         curves=_curve_plots(stages),
         tax=_tax_plots(_rows(summary.get("tax"))),
         reward_model=_reward_model_plot(summary.get("reward_model")),
-        score=_score_plots(_rows(summary.get("score"))),
+        score=_score_plots(_rows(summary.get("score")), _rows(summary.get("gold"))),
         samples=_samples(summary.get("samples")),
         cost_plots=_cost_plots(_rows(summary.get("costs"))),
         costs=_cost_table(_rows(summary.get("costs"))),
-        lineage=_rows(summary.get("lineage")),
+        lineage=_within(run_dir, _rows(summary.get("lineage")), "inputs"),
         command=summary.get("command"),
         config=_read_text(run_dir / "config.toml", problems),
         env=_environment(run_dir, problems),
@@ -131,10 +145,10 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": _number,
-        "percent": _percent,
-        "count": _count,
-        "span": _span,
+        "number": _filter(number_text),
+        "decimals": _filter("{:.3f}".format, unknown="?"),
+        "percent": _filter(percent_text),
+        "count": _filter("{:,.0f}".format),
     }
     return environment.get_template(TEMPLATE)
 
@@ -168,8 +182,25 @@ def _read_stages(stages_dir: Path, problems: list[str]) -> dict[str, list[Row]]:
             found[path.parent.name] = _rows(read_metrics(path.parent))
         except (DataError, OSError, UnicodeDecodeError) as error:
             problems.append(f"stages/{path.parent.name}/{path.name} could not be read: {error}")
-    order = {name: place for place, name in enumerate(_STAGE_ORDER)}
-    return {name: found[name] for name in sorted(found, key=lambda n: (order.get(n, 99), n))}
+    return {name: found[name] for name in sorted(found, key=_place_of)}
+
+
+def _place_of(stage: str) -> tuple[int, bool, str]:
+    """Where a stage stands in the page: by ``_STAGES``, earlier rounds first, then by name."""
+    step, number = _step_and_round(stage)
+    return list(_STAGES).index(step) if step in _STAGES else len(_STAGES), not number, stage
+
+
+def _step_and_round(stage: str) -> tuple[str, str]:
+    """("ppo", "1") of "ppo_1"; the round is empty where the name has none."""
+    step, _, number = stage.rpartition("_")
+    return (step, number) if number.isdigit() else (stage, "")
+
+
+def _stage_title(stage: str) -> str:
+    step, number = _step_and_round(stage)
+    title = _STAGES.get(step, step.replace("_", " "))
+    return f"{title}, round {number}" if number else title
 
 
 def _environment(run_dir: Path, problems: list[str]) -> Any:
@@ -188,44 +219,26 @@ def _rows(found: Any) -> list[Row]:
     return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
 
-def _finite(x: Any) -> float | None:
-    is_number = isinstance(x, int | float) and not isinstance(x, bool)
-    return float(x) if is_number and math.isfinite(x) else None
+def _filter(text: Formatter, unknown: str = "-") -> Callable[[Any], str]:
+    """Writes what is a finite number with ``text``, and anything else as ``unknown``."""
+    return lambda x: unknown if (found := finite(x)) is None else text(found)
 
 
-def _number(x: Any) -> str:
-    found = _finite(x)
-    return "-" if found is None else number_text(found)
+def _within(run_dir: Path, rows: Sequence[Row], field: str) -> list[Row]:
+    """Rows whose field is a path or a list of paths, those in the run directory relative to it."""
+    root = run_dir.resolve()
+
+    def relative(found: Any) -> Any:
+        if isinstance(found, list):
+            return [relative(path) for path in found]
+        path = Path(str(found))
+        return str(path.relative_to(root)) if path.is_relative_to(root) else found
+
+    return [{**row, field: relative(row.get(field))} for row in rows]
 
 
-def _percent(x: Any) -> str:
-    found = _finite(x)
-    return "-" if found is None else percent_text(found)
-
-
-def _count(x: Any) -> str:
-    found = _finite(x)
-    return "-" if found is None else f"{found:,.0f}"
-
-
-def _span(row: Row) -> str:
-    """The bounds of an interval as text, empty where they are not known."""
-    low, high = _finite(row.get("low")), _finite(row.get("high"))
-    return "" if low is None or high is None else f"{number_text(low)} to {number_text(high)}"
-
-
-def _dot(name: str, found: Any) -> Dot | None:
-    """A dot of an interval or of a bare number; None where there is no value."""
-    row = found if isinstance(found, dict) else {"value": found}
-    value = _finite(row.get("value"))
-    if value is None:
-        return None
-    return Dot(name, value, _finite(row.get("low")), _finite(row.get("high")))
-
-
-def _dots(rows: Iterable[Row], name: str = "model") -> list[Dot]:
-    found = [_dot(str(row.get(name, "?")), row) for row in rows]
-    return [dot for dot in found if dot is not None]
+def _by_model(rows: Iterable[Row]) -> list[Dot]:
+    return dots_of((str(row.get("model", "?")), row) for row in rows)
 
 
 def _groups(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
@@ -244,7 +257,7 @@ def _safe(plots: Iterable[str]) -> list[Any]:
 
 
 def _win_rate_plots(rows: Sequence[Row]) -> list[Any]:
-    plots, include = [], ends_of(_dots(rows))
+    plots, include = [], ends_of(_by_model(rows))
     for baseline, against in _groups(rows, "baseline").items():
         for cohort, chosen in _groups(against, "cohort").items():
             labelers = {"train": "training labelers", "heldout": "held-out labelers"}.get(
@@ -253,7 +266,7 @@ def _win_rate_plots(rows: Sequence[Row]) -> list[Any]:
             plots.append(
                 dot_plot(
                     f"Preferred to {baseline}, {labelers}",
-                    _dots(chosen),
+                    _by_model(chosen),
                     x_label="win rate; 50 % is no preference",
                     reference=0.5,
                     include=include,
@@ -267,10 +280,10 @@ def _quality_plots(summary: Row) -> list[Any]:
     likert, strengths = _rows(summary.get("likert")), _rows(summary.get("bradley_terry"))
     return _safe(
         [
-            dot_plot("Overall rating", _dots(likert), x_label="mean rating, 1 worst to 7 best"),
+            dot_plot("Overall rating", _by_model(likert), x_label="mean rating, 1 worst to 7 best"),
             dot_plot(
                 "Bradley-Terry strength",
-                _dots(strengths),
+                _by_model(strengths),
                 x_label="log-odds of being preferred, mean 0",
                 reference=0.0,
             ),
@@ -293,7 +306,7 @@ def _behaviour_plots(summary: Row) -> list[Any]:
 
 def _rate_plots(title: str, groups: Mapping[str, Sequence[Row]]) -> list[Any]:
     """One figure for each group of rates, all on one axis that begins at zero."""
-    dots = {name: _dots(rows) for name, rows in groups.items()}
+    dots = {name: _by_model(rows) for name, rows in groups.items()}
     include = [0.0, *(x for found in dots.values() for x in ends_of(found))]
     label = "share of responses"
     return _safe(
@@ -303,12 +316,17 @@ def _rate_plots(title: str, groups: Mapping[str, Sequence[Row]]) -> list[Any]:
 
 
 def _metadata_table(rows: Sequence[Row]) -> dict[str, Any]:
-    """Flags by models: {"models": [...], "flags": {flag: [row or None per model]}}."""
+    """Flags by models: {"models": [...], "flags": {flag: (answers, [row or None per model])}}.
+
+    ``answers`` is how many answers a share rests on, the fewest of any model.
+    """
     models = list(_groups(rows, "model"))
     flags = {}
     for flag, chosen in _groups(rows, "flag").items():
         by_model = {str(row.get("model") or "all"): row for row in chosen}
-        flags[flag.replace("_", " ")] = [by_model.get(model) for model in models]
+        answers = min((n for row in chosen if (n := finite(row.get("n")))), default=None)
+        cells = [by_model.get(model) for model in models]
+        flags[flag.replace("_", " ")] = (answers, cells)
     return {"models": models, "flags": flags}
 
 
@@ -316,7 +334,7 @@ def _tax_plots(rows: Sequence[Row]) -> list[Any]:
     plots = []
     for row in rows:
         models = {key: row[key] for key in row if key not in ("metric", "higher_is_better")}
-        dots = [dot for key, found in models.items() if (dot := _dot(key.replace("_", "-"), found))]
+        dots = dots_of((key.replace("_", "-"), found) for key, found in models.items())
         base = next((dot.value for dot in dots if dot.name == "base"), None)
         better = row.get("higher_is_better")
         note = "" if better is None else ("higher is better" if better else "lower is better")
@@ -330,55 +348,53 @@ def _tax_plots(rows: Sequence[Row]) -> list[Any]:
 def _reward_model_plot(found: Any) -> list[Any]:
     if not isinstance(found, dict):
         return []
-    flat = {key: value for key, value in found.items() if key != "baselines"}
+    flat = {
+        key.removeprefix("accuracy, "): value for key, value in found.items() if key != "baselines"
+    }
     baselines = found.get("baselines")
     if isinstance(baselines, dict):
         flat |= {f"baseline: {name}": value for name, value in baselines.items()}
-    dots = [dot for key, value in flat.items() if (dot := _dot(key.replace("_", " "), value))]
+    dots = dots_of((key.replace("_", " "), value) for key, value in flat.items())
     label = "share of untied pairs put in the right order"
     return _safe([dot_plot("Accuracy", dots, x_label=label, reference=0.5, format=percent_text)])
 
 
-def _score_plots(rows: Sequence[Row]) -> list[Any]:
-    """Scores by model, and for each "minus <model>" the differences to that model."""
-    plots = [dot_plot("Score", _dots(rows), x_label="mean score of an answer")]
+def _score_plots(rows: Sequence[Row], gold: Sequence[Row]) -> list[Any]:
+    """Scores by model, differences for each "minus <model>", and the true utility beside them."""
+    plots = [dot_plot("Score", _by_model(rows), x_label="mean score of an answer")]
     for key in dict.fromkeys(key for row in rows for key in row if key.startswith(_MINUS)):
         other = key.removeprefix(_MINUS)
-        found = [
-            _dot(str(row.get("model", "?")), row.get(key))
-            for row in rows
-            if row.get("model") != other
-        ]
-        dots = [dot for dot in found if dot is not None]
+        others = [row for row in rows if row.get("model") != other]
+        dots = dots_of((str(row.get("model", "?")), row.get(key)) for row in others)
         title, label = f"Score minus that of {other}", "mean difference, prompt by prompt"
         plots.append(dot_plot(title, dots, x_label=label, reference=0.0))
+    plots.append(
+        dot_plot("Gold utility", _by_model(gold), x_label="mean true utility of an answer")
+    )
     return _safe(plots)
 
 
 def _samples(found: Any) -> list[Row]:
-    return [row for row in _rows(found) if isinstance(row.get("responses"), dict)]
+    """Samples with the responses of ``_SIDE_BY_SIDE`` first."""
 
+    def place(model: str) -> int:
+        name = model.lower().replace("_", "-")
+        return _SIDE_BY_SIDE.index(name) if name in _SIDE_BY_SIDE else len(_SIDE_BY_SIDE)
 
-def _series(rows: Sequence[Row], x_key: str, y_key: str) -> list[tuple[float, float]]:
-    pairs = [(_finite(row.get(x_key)), _finite(row.get(y_key))) for row in rows]
-    return [(x, y) for x, y in pairs if x is not None and y is not None]
-
-
-def _thinned(name: str, points: Sequence[tuple[float, float]], most: int) -> Line:
-    """A line of at most ``most`` points, each the mean of neighbouring steps."""
-    size = max(1, math.ceil(len(points) / most))
-    parts = [points[start : start + size] for start in range(0, len(points), size)]
-    xs = [sum(x for x, _ in part) / len(part) for part in parts]
-    return Line(name, xs, [sum(y for _, y in part) / len(part) for part in parts])
+    return [
+        {**row, "responses": {model: given[model] for model in sorted(given, key=place)}}
+        for row in _rows(found)
+        if isinstance(given := row.get("responses"), dict)
+    ]
 
 
 def _kl_plots(stages: Mapping[str, Sequence[Row]]) -> list[Any]:
     plots = []
     for key, label in (("ppo/score", "reward-model score"), ("ppo/gold", "gold utility")):
         lines = [
-            _thinned(name.replace("_", "-"), points, NUM_KL_POINTS)
+            thinned(_stage_title(name), points, NUM_KL_POINTS)
             for name, rows in stages.items()
-            if (points := _series(rows, "ppo/kl", key))
+            if (points := points_of(rows, "ppo/kl", key))
         ]
         title = f"{label[0].upper()}{label[1:]} against KL"
         plots.append(
@@ -397,14 +413,14 @@ def _curve_plots(stages: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:
         plots = []
         for title, endings in _PANELS:
             lines = [
-                _thinned(key, points, NUM_POINTS)
+                thinned(key, points, NUM_POINTS)
                 for key in keys
                 if key.rsplit("/", 1)[1] in endings
-                if (points := _series(rows, "step", key))
+                if (points := points_of(rows, "step", key))
             ]
             plots.append(line_chart(title, lines, x_label="step", y_label=title))
         found[stage] = _safe(plots)
-    return {stage: plots for stage, plots in found.items() if plots}
+    return {_stage_title(stage): plots for stage, plots in found.items() if plots}
 
 
 def _cost_plots(rows: Sequence[Row]) -> list[Any]:
@@ -413,7 +429,7 @@ def _cost_plots(rows: Sequence[Row]) -> list[Any]:
         bars = [
             (str(row.get("stage", "?")), value)
             for row in rows
-            if (value := _finite(row.get(key))) is not None
+            if (value := finite(row.get(key))) is not None
         ]
         plots.append(bar_chart(title, bars, x_label=label))
     return _safe(plots)
@@ -425,7 +441,7 @@ def _cost_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
         return []
     keys = ("seconds", "tokens", "flops")
     table = [
-        {"stage": row.get("stage"), **{key: _finite(row.get(key)) for key in keys}} for row in rows
+        {"stage": row.get("stage"), **{key: finite(row.get(key)) for key in keys}} for row in rows
     ]
     total = {key: sum(row[key] for row in table if row[key] is not None) for key in keys}
     table.append({"stage": "total", **total})

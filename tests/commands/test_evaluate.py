@@ -1,6 +1,8 @@
 """What the evaluation of the miniature loop takes for independent."""
 
-from heedful.commands.evaluate import clusters_of
+import json
+
+from heedful.commands.evaluate import clusters_of, samples
 
 
 def test_questions_about_one_character_are_one_cluster():
@@ -12,3 +14,17 @@ def test_questions_about_one_character_are_one_cluster():
 
 def test_other_items_stand_for_themselves():
     assert clusters_of(["closed-0001", "test-api-00002"]) == ["closed-0001", "test-api-00002"]
+
+
+def test_samples_show_every_use_case_first(tmp_path):
+    path = tmp_path / "completions.jsonl"
+    rows = [
+        {"prompt_id": f"p{i}", "prompt": f"{i}", "completions": [{"model": "m", "text": f"t{i}"}]}
+        for i in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    use_cases = {f"p{i}": "chat" if i == 15 else "generation" for i in range(20)}
+    found = samples(path, use_cases)
+    assert [row["prompt"] for row in found] == ["0", "15", *map(str, range(1, 11))]
+    assert found[1] == {"prompt": "15", "use_case": "chat", "responses": {"m": "t15"}}
+    assert [row["prompt"] for row in samples(path)] == list(map(str, range(12)))

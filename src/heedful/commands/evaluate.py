@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ from heedful.evaluation.preference import (
 from heedful.evaluation.reward_model import Scored, accuracy, log_loss
 from heedful.metrics import iter_jsonl
 from heedful.records import Judgement, judgement_from_row
+from heedful.simulation.generate import TASKS_FILE
 from heedful.simulation.labeling import gold, judge
+from heedful.simulation.tasks import read_tasks
 
 JUDGEMENTS_FILE = "judgements.jsonl"
 CLAIMS_FILE = "claims.json"
@@ -341,7 +343,13 @@ def _summary(
             "accuracy, held-out labelers": m.accuracy("heldout").to_row(),
             "baselines": {"random": 0.5},
         },
-        "samples": samples(Path(config.samples)),
+        "samples": samples(
+            Path(config.samples),
+            {
+                prompt_id: task.use_case
+                for prompt_id, task in read_tasks(Path(config.world) / TASKS_FILE).items()
+            },
+        ),
     }
 
 
@@ -360,12 +368,16 @@ def _tax(m: _Measured) -> Rows:
     ]
 
 
-def samples(path: Path) -> Rows:
-    """The first answers of every model, side by side."""
-    shown = []
+def samples(path: Path, use_cases: Mapping[str, str] | None = None) -> Rows:
+    """Answers of every model, side by side: the first prompt of each use case, then the next ones.
+
+    The first prompts of the file where the use cases are not known.
+    """
+    shown, others, seen = [], [], set()
     for row in iter_jsonl(path):
+        use_case = (use_cases or {}).get(row["prompt_id"])
         responses = {c["model"]: c["text"] for c in row["completions"]}
-        shown.append({"prompt": row["prompt"], "use_case": None, "responses": responses})
-        if len(shown) == NUM_SHOWN:
-            break
-    return shown
+        sample = {"prompt": row["prompt"], "use_case": use_case, "responses": responses}
+        (others if use_case is None or use_case in seen else shown).append(sample)
+        seen.add(use_case)
+    return [*shown, *others][:NUM_SHOWN]
