@@ -235,6 +235,16 @@ def test_prompts_that_are_left_out_are_counted(tmp_path, model, heed):
     assert "train: 1 prompts of more than 32 tokens left out; 2 rows in all" in said
 
 
+def test_rows_that_are_skipped_are_counted_and_their_file_is_named(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, '{"prompt": "w2", ', DEMONSTRATION)
+    code, said = heed(*sft(tmp_path, model, rows, "--data.skip_bad_rows=true"))
+    assert code == 0
+    assert (
+        f"1 row of data left out, with the reasons in {tmp_path / 'run' / 'bad_rows.jsonl'}" in said
+    )
+    assert '"line": 2' in (tmp_path / "run" / "bad_rows.jsonl").read_text(encoding="utf-8")
+
+
 # Models
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from heedful.config import SnapshotData
-from heedful.data.bad_rows import BadRows
+from heedful.data.bad_rows import BadRows, RowProblem
 from heedful.data.examples import Example, PromptTokens, RankedPrompt
+from heedful.data.fields import has, name_of
 from heedful.data.formats import (
     VALID_SHARE,
     read_comparisons,
     read_demonstrations,
     read_prompts,
 )
+from heedful.data.rows import ROW_SUFFIXES, find_files, read_rows
 from heedful.data.template import PromptLimit, Template
 from heedful.errors import DataError
-from heedful.metrics import iter_jsonl
 from heedful.records import Prompt
 
 
@@ -26,7 +26,7 @@ def load_demonstrations(
     data: SnapshotData, template: Template, split: str, bad: BadRows
 ) -> list[Example]:
     """The tokenized demonstrations of a split; responses over the limit are cut without EOS."""
-    examples, limit = [], _limit(data)
+    examples, limit, num_cut = [], _limit(data), 0
     for path in data.demonstrations:
         for row in read_demonstrations(path, valid_share=data.valid_share, bad=bad):
             if row.split != split:
@@ -34,8 +34,10 @@ def load_demonstrations(
             prompt = limit.fit(template, row.prompt, row.prompt_id)
             if prompt is not None:
                 response = template.encode_response(row.response)
+                num_cut += len(response) > data.max_response_tokens
                 examples.append(Example(prompt, response[: data.max_response_tokens]))
     _say_left_out(limit, len(examples), split)
+    _say_cut(num_cut, len(examples), data.max_response_tokens, split)
     return examples
 
 
@@ -46,7 +48,7 @@ def load_rankings(
 
     The training split leaves out held-out labelers: they make no training data (paper 3.4).
     """
-    found, limit = [], _limit(data)
+    found, limit, num_cut = [], _limit(data), 0
     for path in data.comparisons:
         for row in read_comparisons(path, valid_share=data.valid_share, bad=bad):
             if row.split != split or (split == "train" and row.cohort == "heldout"):
@@ -54,16 +56,17 @@ def load_rankings(
             prompt = limit.fit(template, row.prompt, row.prompt_id)
             if prompt is None:
                 continue
-            responses = [
-                template.encode_response(completion.text)[: data.max_response_tokens]
-                for completion in row.completions
-            ]
+            whole = [template.encode_response(completion.text) for completion in row.completions]
+            num_cut += sum(len(response) > data.max_response_tokens for response in whole)
+            responses = [response[: data.max_response_tokens] for response in whole]
             found.append(
                 RankedPrompt(
                     row.prompt_id, prompt, responses, list(row.ranks), row.labeler, row.cohort
                 )
             )
     _say_left_out(limit, len(found), split)
+    num_responses = sum(len(row.responses) for row in found)
+    _say_cut(num_cut, num_responses, data.max_response_tokens, split)
     return found
 
 
@@ -87,17 +90,45 @@ def select_prompts(
     valid_share: float = VALID_SHARE,
     bad: BadRows | None = None,
 ) -> list[Prompt]:
-    """The prompts of files, by split and by their ``use`` field (JSONL only)."""
-    wanted = None
-    if use is not None:
-        rows = (row for path in paths for row in iter_jsonl(Path(path)))
-        wanted = {row["id"] for row in rows if row.get("use") == use}
+    """The prompts of files, by split and by their ``use`` field.
+
+    Raises DataError where no row has that field, or a row that is to be used has no id.
+    """
+    wanted = None if use is None else _ids_for(paths, use, bad or BadRows())
     return [
         prompt
         for path in paths
         for prompt in read_prompts(path, valid_share=valid_share, bad=bad)
         if (split is None or prompt.split == split) and (wanted is None or prompt.id in wanted)
     ]
+
+
+def _ids_for(paths: Sequence[str], use: str, bad: BadRows) -> set[str]:
+    """The ids of the rows whose ``use`` is this one, out of any files that hold prompts."""
+    ids: set[str] = set()
+    uses: set[str] = set()
+    for row in read_rows(find_files(paths, ROW_SUFFIXES, "prompts"), bad):
+        if not has(row.values, "use"):
+            continue
+        uses.add(str(row.values["use"]))
+        if row.values["use"] != use:
+            continue
+        try:
+            name = name_of(row.values, "id") or name_of(row.values, "prompt_id")
+            if name is None:
+                raise RowProblem("id", "nothing", "a name", "Rows chosen by their use need one.")
+        except RowProblem as problem:
+            bad.add(problem.at(row), row.values)
+        else:
+            ids.add(name)
+    bad.raise_pending()
+    if use not in uses:
+        known = ", ".join(sorted(uses)) or "the rows have none"
+        raise DataError(
+            f"{', '.join(map(str, paths))}: no row has use = {use!r} in its field 'use' ({known}): "
+            "correct the setting, or leave it out to take all prompts"
+        )
+    return ids
 
 
 def require_context(lengths: Iterable[int], config: Any, path: str) -> None:
@@ -117,6 +148,27 @@ def require_context(lengths: Iterable[int], config: Any, path: str) -> None:
 
 def _limit(data: SnapshotData) -> PromptLimit:
     return PromptLimit(data.max_prompt_tokens, data.long_prompts)
+
+
+def say_bad_rows(bad: BadRows) -> None:
+    """Says on stderr, when the data has been read, what of it is not used and where it stands."""
+    if bad.num_bad:
+        where = "" if bad.to is None else f", with the reasons in {bad.to}"
+        rows = "row" if bad.num_bad == 1 else "rows"
+        print(f"{bad.num_bad:,} {rows} of data left out{where}", file=sys.stderr)
+    if bad.num_unranked:
+        rows = "row" if bad.num_unranked == 1 else "rows"
+        print(f"{bad.num_unranked:,} {rows} without a ranking left out", file=sys.stderr)
+
+
+def _say_cut(num_cut: int, num_responses: int, max_tokens: int, split: str) -> None:
+    """Says on stderr how many responses were too long: a model cannot learn how they end."""
+    if num_cut:
+        print(
+            f"{split}: {num_cut:,} of {num_responses:,} responses have more than {max_tokens:,} "
+            "tokens and are cut there, without EOS",
+            file=sys.stderr,
+        )
 
 
 def _say_left_out(limit: PromptLimit, num_kept: int, split: str) -> None:

@@ -30,7 +30,7 @@ from heedful.evaluation.preference import (
     win_rate,
 )
 from heedful.evaluation.reward_model import Scored, accuracy, log_loss
-from heedful.metrics import iter_jsonl
+from heedful.metrics import iter_jsonl, replacing
 from heedful.records import Judgement, judgement_from_row
 from heedful.simulation.generate import TASKS_FILE
 from heedful.simulation.labeling import gold, judge
@@ -64,9 +64,11 @@ def run_evaluate(config: EvaluateConfig, resume: bool = False) -> None:
     progress(3, 4)
     rules.write_claims(run_dir / CLAIMS_FILE, found)
     summary = _summary(config, judgements, measured)
-    (run_dir / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    with replacing(run_dir / SUMMARY_FILE) as partial:
+        partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     for name in (CLAIMS_FILE, SUMMARY_FILE):
-        (Path(config.run) / name).write_bytes((run_dir / name).read_bytes())
+        with replacing(Path(config.run) / name) as partial:
+            partial.write_bytes((run_dir / name).read_bytes())
     print(rules.format_table(found), flush=True)
     progress(4, 4)
 

@@ -9,7 +9,7 @@ from heedful.commands.train import begin
 from heedful.config import MeasureConfig
 from heedful.data.formats import read_text
 from heedful.evaluation.language import document_losses, recall_answers
-from heedful.metrics import iter_jsonl
+from heedful.metrics import iter_jsonl, replacing
 from heedful.models.language_model import (
     load_config,
     load_language_model,
@@ -50,7 +50,8 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
             "recall_ids": [row["id"] for row in quiz],
         }
         progress(number + 1, len(config.models))
-    (run_dir / MEASURES_FILE).write_text(json.dumps(measures), encoding="utf-8")
+    with replacing(run_dir / MEASURES_FILE) as partial:
+        partial.write_text(json.dumps(measures), encoding="utf-8")
 
 
 def _fitting(config: MeasureConfig) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from heedful.commands.train import begin
 from heedful.config import LabelConfig, SimulateConfig
+from heedful.metrics import replacing
 from heedful.simulation.generate import write_world
 from heedful.simulation.labeling import label
 
@@ -33,14 +34,16 @@ def run_label(config: LabelConfig, resume: bool = False) -> None:
         ("heldout", config.completions_valid, HELDOUT_FILE, "heldout"),
     ]
     for number, (name, completions, out, cohort) in enumerate(parts):
-        counts[name] = label(
-            world,
-            Path(completions),
-            run_dir / out,
-            seed=config.seed,
-            labels_per_prompt=config.labels_per_prompt,
-            overlap=config.overlap,
-            cohort=cohort,  # type: ignore[arg-type]
-        )
+        with replacing(run_dir / out) as partial:
+            counts[name] = label(
+                world,
+                Path(completions),
+                partial,
+                seed=config.seed,
+                labels_per_prompt=config.labels_per_prompt,
+                overlap=config.overlap,
+                cohort=cohort,  # type: ignore[arg-type]
+            )
         progress(number + 1, len(parts))
-    (run_dir / LABELS_FILE).write_text(json.dumps(counts, indent=2), encoding="utf-8")
+    with replacing(run_dir / LABELS_FILE) as partial:
+        partial.write_text(json.dumps(counts, indent=2), encoding="utf-8")

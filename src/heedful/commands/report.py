@@ -10,7 +10,7 @@ from heedful.commands.progress import file_progress
 from heedful.commands.run import RUN_FILE
 from heedful.config import ReportConfig
 from heedful.errors import DataError
-from heedful.metrics import METRICS_FILE, read_metrics
+from heedful.metrics import METRICS_FILE, read_metrics, replacing
 from heedful.report import write_report
 
 SUMMARY_FILE = "summary.json"
@@ -28,7 +28,8 @@ def run_report(config: ReportConfig, resume: bool = False) -> None:
     started = run / RUN_FILE
     if started.is_file():
         summary["command"] = json.loads(started.read_text(encoding="utf-8"))["command"]
-    file.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     write_report(run, run / config.out)
     progress(1, 1)
 

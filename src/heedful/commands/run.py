@@ -235,7 +235,7 @@ def run(
     console = console or Console(stderr=True)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     started = {"command": shlex.join(["heed", *sys.argv[1:]]), "jobs": jobs or recipe.jobs}
-    with (recipe.run_dir / ".lock").open("w") as lock:
+    with (recipe.run_dir / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from heedful.data.examples import Example
 from heedful.data.formats import VALID_SHARE
 from heedful.data.template import Template, encode_text
 from heedful.errors import DataError
-from heedful.metrics import iter_jsonl
+from heedful.metrics import iter_jsonl, replacing
 from heedful.models.language_model import (
     load_language_model,
     load_tokenizer,
@@ -130,8 +129,8 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
                 ]
             done += len(sampled)
             progress(done, total)
-    partial = run_dir / (COMPLETIONS_FILE + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    path = run_dir / COMPLETIONS_FILE
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for prompt in prompts:
             row = {
                 "prompt_id": prompt.id,
@@ -139,7 +138,6 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
                 "completions": completions[prompt.id],
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(partial, run_dir / COMPLETIONS_FILE)
 
 
 def _completion_id(prompt_id: str, model: str, number: int) -> str:
@@ -210,7 +208,8 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     best = max(results, key=lambda result: result["score"])
     scores_by_id = {result["id"]: result["score"] for result in results}
     row = best | {"scores": scores_by_id, "num_prompts": len(prompts)}
-    (run_dir / PREFIX_FILE).write_text(json.dumps(row, indent=2), encoding="utf-8")
+    with replacing(run_dir / PREFIX_FILE) as partial:
+        partial.write_text(json.dumps(row, indent=2), encoding="utf-8")
 
 
 class Judge:

@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
+from heedful.commands.datasets import say_bad_rows
 from heedful.commands.evaluate import loss_per_token, samples, valid_scores
 from heedful.commands.report import SUMMARY_FILE
 from heedful.commands.train import begin
 from heedful.config import SummarizeConfig
-from heedful.data.bad_rows import BadRows
+from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
 from heedful.data.formats import read_comparisons
 from heedful.errors import DataError
 from heedful.evaluation.intervals import bootstrap, paired_difference
 from heedful.evaluation.reward_model import accuracy, baselines
-from heedful.metrics import iter_jsonl
+from heedful.metrics import iter_jsonl, replacing
 from heedful.models.language_model import (
     load_config,
     new_language_model,
@@ -29,12 +30,13 @@ from heedful.models.language_model import (
 def run_summarize(config: SummarizeConfig, resume: bool = False) -> None:
     """Writes summary.json in its own directory and in the run's."""
     config, run_dir, progress = begin(config, resume)
-    bad = BadRows(skip=True)
+    bad = BadRows(skip=True, to=run_dir / BAD_ROWS_FILE)
     rankings = [
         row
         for path in config.comparisons
         for row in read_comparisons(path, valid_share=config.valid_share, bad=bad)
     ]
+    say_bad_rows(bad)
     train = [row for row in rankings if row.split == "train"]
     valid = [row for row in rankings if row.split == "valid"]
     summary = {
@@ -53,8 +55,9 @@ def run_summarize(config: SummarizeConfig, resume: bool = False) -> None:
         "samples": samples(Path(config.samples)),
     }
     text = json.dumps(summary, indent=1)
-    (run_dir / SUMMARY_FILE).write_text(text, encoding="utf-8")
-    (Path(config.run) / SUMMARY_FILE).write_text(text, encoding="utf-8")
+    for directory in (run_dir, Path(config.run)):
+        with replacing(directory / SUMMARY_FILE) as partial:
+            partial.write_text(text, encoding="utf-8")
     progress(1, 1)
 
 

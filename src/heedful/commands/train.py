@@ -17,6 +17,7 @@ from heedful.commands.datasets import (
     load_prompts,
     load_rankings,
     require_context,
+    say_bad_rows,
 )
 from heedful.commands.finish import finish
 from heedful.commands.progress import file_progress
@@ -31,13 +32,14 @@ from heedful.config import (
     TokenizerConfig,
     read_toml,
 )
-from heedful.data.bad_rows import BadRows
+from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
 from heedful.data.examples import Example, RankedPrompt
 from heedful.data.formats import read_demonstrations, read_text
 from heedful.data.rows import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from heedful.data.template import Template
 from heedful.data.text import TextRows, tokenize_text
 from heedful.errors import ConfigError
+from heedful.metrics import replacing
 from heedful.models.language_model import (
     PAD_TOKEN,
     cast_weights,
@@ -55,6 +57,7 @@ from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
 from heedful.training.checkpoint import start_run
 
 EOS_TOKEN = "<|endoftext|>"
+VALID_SCORES_FILE = "valid_scores.jsonl"
 
 C = TypeVar("C", bound=Section)
 
@@ -117,6 +120,7 @@ def run_tokenizer(config: TokenizerConfig, resume: bool = False) -> None:
                 yield f"{row.prompt}\n{row.response}"
 
     tokenizer.train_from_iterator(documents(), trainer)
+    say_bad_rows(bad)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,
@@ -154,6 +158,7 @@ def run_pretrain(config: PretrainConfig, resume: bool = False) -> None:
     valid = None
     if config.data.valid:
         valid = text_rows(config.data.valid, tokenizer, config.row_tokens, run_dir, "valid", bad)
+    say_bad_rows(bad)
     metrics = step0_pretrain.train(config, model, rows, valid, progress)
     finish(config, model, tokenizer, "pretrain", {}, metrics, None)
 
@@ -181,6 +186,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
         )
         score = _score_on_validation(config, reward_model, tokenizer, template, bad)
     use_lora(model, config.lora, config.seed)
+    say_bad_rows(bad)
     metrics = step1_sft.train(config, model, examples, valid, text, score, progress)
     model = merged(model, lambda: load_language_model(config.base), tokenizer)
     finish(config, model, tokenizer, "sft", {"base": config.base}, metrics, template)
@@ -236,6 +242,7 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     ranked = (len(row.prompt) + len(r) for row in [*prompts, *valid] for r in row.responses)
     require_context(ranked, model.config, config.base)
     use_lora(model, config.lora, config.seed)
+    say_bad_rows(bad)
     metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
     model = merged(model, lambda: scalar_model_from(config.base, config.seed), tokenizer)
     _write_valid_scores(config, model, valid, run_dir)
@@ -251,7 +258,8 @@ def _write_valid_scores(
         return
     compute = config.compute
     scores = step2_reward.score_all(model, examples, compute.tokens_per_microbatch).tolist()
-    with (run_dir / "valid_scores.jsonl").open("w", encoding="utf-8") as file:
+    path = run_dir / VALID_SCORES_FILE
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in valid:
             given, scores = scores[: len(row.ranks)], scores[len(row.ranks) :]
             values = {"prompt_id": row.prompt_id, "labeler": row.labeler, "cohort": row.cohort}
@@ -295,6 +303,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     if config.eval_every:
         score = _score_on_validation(config, models.reward_model, tokenizer, template, bad)
         evaluators = [lambda policy: {"valid/score": score(policy)}]
+    say_bad_rows(bad)
     metrics = step3_ppo.train(
         config,
         models,
@@ -378,4 +387,4 @@ def _text_mark(paths: tuple[str, ...], tokenizer: Any) -> str:
 
 def bad_rows(data: Any, run_dir: Path) -> BadRows:
     """What to do with rows that cannot be read, by the data settings."""
-    return BadRows(skip=data.skip_bad_rows, to=run_dir / "bad_rows.jsonl")
+    return BadRows(skip=data.skip_bad_rows, to=run_dir / BAD_ROWS_FILE)
