@@ -210,6 +210,67 @@ def test_weights_follow_the_seed(tiny_config):
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
 
 
+EXPERTS = {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2}
+OWN = {"hidden_dropout": 0.3, "attention_dropout": 0.3}
+OTHERS = {
+    "opt": transformers.OPTConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
+        max_position_embeddings=64, dropout=0.3, attention_dropout=0.3,
+    ),
+    "gpt_neox": transformers.GPTNeoXConfig(**SMALL, **OWN, max_position_embeddings=64),
+    "mixtral": transformers.MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=4),
+    "qwen3_moe": transformers.Qwen3MoeConfig(**SMALL, **EXPERTS, num_key_value_heads=2, head_dim=8),
+    "granitemoe": transformers.GraniteMoeConfig(
+        **SMALL, num_key_value_heads=2, num_local_experts=4
+    ),
+}  # fmt: skip
+
+
+def residual_stream(model) -> tuple[torch.Tensor, torch.Tensor]:
+    """What goes into the first layer, and what comes out of the last."""
+    body = getattr(model.base_model, "decoder", model.base_model)
+    layers, seen = getattr(body, "layers", None) or body.h, []
+    hooks = [
+        layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])),
+        layers[-1].register_forward_hook(lambda module, inputs, output: seen.append(output)),
+    ]
+    hidden_states(model, torch.arange(2, 22), Packed([20]))
+    for hook in hooks:
+        hook.remove()
+    return seen[0].flatten(), seen[1].flatten()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", *OTHERS])
+def test_dropout_reaches_every_block_of_every_family(tiny_config, architecture):
+    """At p = 1 no block adds anything: the layers hand on what they were given."""
+    config = OTHERS.get(architecture) or tiny_config(architecture)
+    model = new_language_model(config, seed=0)
+    before, after = residual_stream(model)
+    assert not torch.allclose(before, after)
+    set_residual_dropout(model, 1.0)
+    assert torch.equal(residual_stream(model)[1], after)
+    model.train()
+    assert torch.equal(*residual_stream(model))
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_dropout_of_the_models_own_is_off(architecture):
+    model = new_language_model(OTHERS[architecture], seed=0)
+    expected = residual_stream(model)[1]
+    set_residual_dropout(model, 0.0)
+    model.train()
+    assert_close(residual_stream(model)[1], expected)
+
+
+def test_dropout_where_the_blocks_are_not_known_is_refused():
+    sizes = SMALL | {"num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 2}
+    config = transformers.JetMoeConfig(**sizes)
+    model = new_language_model(config, seed=0)
+    with pytest.raises(ModelError, match=r"not supported for JetMoeForCausalLM.* Set dropout = 0"):
+        set_residual_dropout(model, 0.2)
+    set_residual_dropout(model, 0.0)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma3"])
 def test_residual_dropout_is_on_in_training_and_off_otherwise(tiny_model, architecture):
     model = tiny_model(architecture)

@@ -26,6 +26,10 @@ from heedful.models.attention import Cached, Packed
 PAD_TOKEN = "<|pad|>"
 # Rows of logits that exist at one time, in (V-wide) cells: 16 MiB of fp32.
 LOGIT_CELLS = 4 * 2**20
+# Children of a layer whose outputs are added to the residual stream, by architecture; the last
+# linear module of OPT's MLP, which is no module of its own, and a branch beside the experts.
+ATTENTION_BLOCKS = ("self_attn", "attn", "attention")
+MLP_BLOCKS = ("mlp", "fc2", "feed_forward", "block_sparse_moe", "shared_mlp")
 # Largest difference of log-probabilities between packed sequences and the library's own pass.
 PACKING_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.3, torch.bfloat16: 0.5}
 
@@ -333,23 +337,15 @@ def _bf16_products(dtype: torch.dtype) -> Iterator[None]:
 def set_residual_dropout(model: PreTrainedModel, p: float) -> None:
     """Sets dropout on the output of every attention and MLP block (paper C.1: 0.2 in SFT).
 
-    Models with dropout modules of their own get ``p`` there; others get it by a forward hook.
+    Dropout of the model's own is turned off. Raises ModelError where p is above 0 and the blocks of
+    an architecture are not known.
     """
-    own = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Dropout) and "resid" in name.rsplit(".", 1)[-1]
-    ]
-    if own:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        for module in own:
-            module.p = p
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Dropout) and name.endswith("mlp.dropout"):
-                module.p = p
-        return
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):  # some layers have a number, not a module
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
     if p == 0.0:
         return
 
@@ -358,9 +354,30 @@ def set_residual_dropout(model: PreTrainedModel, p: float) -> None:
             return (F.dropout(output[0], p, module.training), *output[1:])
         return F.dropout(output, p, module.training)
 
-    for name, module in model.named_modules():
-        if name.rsplit(".", 1)[-1] in ("self_attn", "attention", "attn", "mlp"):
-            module.register_forward_hook(drop)
+    for block in _residual_blocks(model):
+        block.register_forward_hook(drop)
+
+
+def _residual_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules whose outputs are added to the residual stream, by layer."""
+    count = model.config.get_text_config().num_hidden_layers
+    stacks = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    blocks = []
+    for layer in next(stacks, ()):  # the outermost: experts are lists as well
+        children = layer.named_children()
+        parts = {name: child for name, child in children if not isinstance(child, nn.ModuleList)}
+        attention_blocks = [parts[name] for name in ATTENTION_BLOCKS if name in parts]
+        mlp_blocks = [parts[name] for name in MLP_BLOCKS if name in parts]
+        if not attention_blocks or not mlp_blocks:
+            blocks = []
+            break
+        blocks += attention_blocks + mlp_blocks
+    if not blocks:
+        raise ModelError(
+            f"residual dropout is not supported for {type(model).__name__}: its layers have no "
+            "attention and MLP block by a known name. Set dropout = 0"
+        )
+    return blocks
 
 
 def pick_dtype(name: str) -> torch.dtype:
