@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from heedful.commands.train import run_ppo
-from heedful.config import PPOConfig
+from heedful.commands.train import fit, run_ppo, run_sft
+from heedful.config import PPOConfig, SFTConfig
 from heedful.errors import ConfigError
 from heedful.models.language_model import load_language_model
 from heedful.models.scalar_model import scalar_model_from
-from heedful.rollout.engine import sample
+from heedful.rollout.engine import end_tokens, sample
 from heedful.training.checkpoint import publish
 
 ROWS = [{"text": f"w{i} w{i + 3} w{i + 7}", "split": "train"} for i in range(2, 34)]
@@ -41,10 +41,13 @@ def settings(run_dir, models, rows, **changes):
     return PPOConfig.model_validate(values | changes)
 
 
-def test_ppo_measures_its_score_on_validation_prompts(tmp_path, models, tokenizer, results_of):
+@pytest.mark.parametrize("cut", [-2.0, "none"])
+def test_ppo_measures_its_score_on_validation_prompts(tmp_path, models, tokenizer, results_of, cut):
     from transformers import AutoModelForSequenceClassification
 
-    config = settings(tmp_path / "a", models, [*ROWS, *VALID], eval_every=2, seed=5)
+    ppo = {"episodes": 96, "batch_size": 32, "minibatch_size": 32, "lr": 1e-20}
+    ppo["missing_eos_score"] = cut
+    config = settings(tmp_path / "a", models, [*ROWS, *VALID], eval_every=2, seed=5, ppo=ppo)
     run_ppo(config)
     rows = results_of(tmp_path / "a" / "run")
     assert ["valid/score" in row for row in rows] == [False, True, True]  # the last one always
@@ -59,7 +62,9 @@ def test_ppo_measures_its_score_on_validation_prompts(tmp_path, models, tokenize
     )
     theirs = AutoModelForSequenceClassification.from_pretrained(models[1]).eval()
     texts = [[*p, *r] for p, r in zip(prompts, rollout.rows(), strict=True)]
-    expected = sum(theirs(torch.tensor([text])).logits.item() for text in texts) / 2
+    scores = [theirs(torch.tensor([text])).logits.item() for text in texts]
+    assert not rollout.finished.any()
+    expected = sum(scores) / 2 if cut == "none" else cut
     assert rows[1]["valid/score"] == pytest.approx(expected, abs=1e-5)
     assert rows[2]["valid/score"] == rows[1]["valid/score"]
 
@@ -68,7 +73,8 @@ def test_measuring_changes_nothing_of_the_training(tmp_path, models, results_of)
     found = []
     for every in (0, 1):
         directory = tmp_path / str(every)
-        changes = {"ppo": {"episodes": 96, "batch_size": 32, "minibatch_size": 32, "lr": 1e-3}}
+        changes = {"ppo": {"episodes": 96, "batch_size": 32, "minibatch_size": 32, "lr": 1e-2}}
+        changes["ppo"]["missing_eos_score"] = "none"
         run_ppo(settings(directory, models, [*ROWS, *VALID], eval_every=every, **changes))
         found.append(results_of(directory / "run"))
     without, measured = found
@@ -76,6 +82,41 @@ def test_measuring_changes_nothing_of_the_training(tmp_path, models, results_of)
     assert measured[0]["valid/score"] != measured[2]["valid/score"]
 
 
+def test_sft_chooses_by_the_same_worth_of_a_cut_answer(tmp_path, models, results_of):
+    """Two tokens are too few for this model to end an answer: every epoch is worth -1."""
+    data = {"prompts": VALID, "demonstrations": [{"prompt": "w2", "response": "w3 w4 w5 w6 w7"}]}
+    data["demonstrations"][0]["split"] = "train"
+    for name, rows in data.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "run_dir": str(tmp_path / "run"),
+        "base": str(models[0]),
+        "reward_model": str(models[1]),
+        "select": "score",
+        "data": {name: [str(tmp_path / f"{name}.jsonl")] for name in data},
+        "sampling": {"max_new_tokens": 2},
+        "compute": {"dtype": "float32"},
+        "epochs": 2,
+        "optim": {"lr": 1e-6, "batch_size": 1},
+    }
+    run_sft(SFTConfig.model_validate(values))
+    scores = [row.get("valid/score") for row in results_of(tmp_path / "run")]
+    assert scores == [-1.0, -1.0]
+
+
 def test_measuring_needs_validation_prompts(tmp_path, models):
     with pytest.raises(ConfigError, match="eval_every need"):
         run_ppo(settings(tmp_path / "a", models, ROWS, eval_every=1))
+
+
+def test_a_model_keeps_every_token_that_ends_its_responses(tmp_path, tiny_model, tokenizer):
+    """Llama 3's chat models have three: what is published names them all, the tokenizer's first."""
+    model = tiny_model()
+    model.generation_config.eos_token_id = [90, 0, 91]
+    base = publish(model, tokenizer, tmp_path / "base", {})
+    again = load_language_model(base)
+    fit(again, tokenizer)
+    published = publish(again, tokenizer, tmp_path / "again", {})
+    listed = json.loads((published / "generation_config.json").read_text())["eos_token_id"]
+    assert listed == [0, 90, 91]
+    assert end_tokens(load_language_model(published), 0) == (0, 90, 91)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from heedful.data.template import PromptLimit, Template
+from heedful.data.template import PromptLimit, Template, encode_text
 from heedful.errors import DataError, ModelError
 
 CHAT = (
@@ -89,6 +89,24 @@ def test_bos_begins_the_prompt_where_the_tokenizer_puts_it() -> None:
     assert template.encode_response("a frog") == plain.encode_response("a frog")
     assert template.keep_end("the frog the frog", 3)[0] == BOS
     assert len(template.keep_end("the frog the frog", 3)) == 3
+
+
+def test_texts_without_a_template_begin_with_bos_too() -> None:
+    letters = PLAIN.encode("0123", add_special_tokens=False)  # one token each
+    tokenizer = make_tokenizer(bos=True)
+    assert encode_text(tokenizer, "0123") == [BOS, *letters]
+    assert encode_text(tokenizer, "0123", 4) == [BOS, *letters[1:]]
+    assert encode_text(tokenizer, "0123", 5) == [BOS, *letters]
+    assert encode_text(PLAIN, "0123", 3) == letters[1:]
+    assert EOS not in encode_text(PLAIN, "<|endoftext|>")
+
+
+def test_a_cut_response_has_no_eos() -> None:
+    template = Template(PLAIN)
+    text = PLAIN.encode("the frog", add_special_tokens=False)
+    assert template.encode_response("the frog", finished=True) == [*text, EOS]
+    assert template.encode_response("the frog", finished=False) == text
+    assert template.encode_response("", finished=False) == [EOS]  # a reward is read at some token
 
 
 def test_decode_stops_at_eos() -> None:

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from heedful.models.language_model import cast_weights
 from heedful.rollout import engine
-from heedful.rollout.engine import pick, sample
+from heedful.rollout.engine import end_tokens, pick, sample
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gemma2", "gemma3"]
 NEVER, PAD = 0, 1  # a random model seldom says token 0: the tests choose an EOS that it does say
@@ -225,6 +225,44 @@ def test_a_token_of_probability_zero_is_never_drawn(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *size, **settings: ends)
     assert pick(z, 1.0, 1.0, None)[0].tolist() == [1, 3]
     assert pick(z, 1.0, 0.9, None)[0].tolist() == [3, 1]
+
+
+@torch.no_grad()
+def test_any_of_several_eos_tokens_ends_a_response(tiny_model):
+    ours, theirs = tiny_model(), tiny_model(attention="eager")
+    spoken_often = greedy(ours, PROMPTS, NEVER).tokens.flatten().mode().values
+    ends = [NEVER, spoken(ours), int(spoken_often)]
+    rollout = greedy(ours, PROMPTS, ends)
+    for i, (prompt, response) in enumerate(zip(PROMPTS, rollout.rows(), strict=True)):
+        generated = theirs.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=PAD,
+        )[0, len(prompt) :].tolist()
+        assert response == generated
+        ended = response[-1] in ends
+        assert bool(rollout.finished[i]) == ended
+        assert rollout.contents()[i] == (response[:-1] if ended else response)
+    assert {response[-1] for response in rollout.rows()} >= set(ends[1:])
+
+
+def test_end_tokens_are_the_tokenizers_and_those_of_the_generation_config(tiny_model):
+    model = tiny_model()
+    for listed, expected in ((None, (5,)), (5, (5,)), (7, (5, 7)), ([7, 5, 9], (5, 7, 9))):
+        model.generation_config.eos_token_id = listed
+        assert end_tokens(model, 5) == expected
+    assert end_tokens(torch.nn.Linear(1, 1), 5) == (5,)
+
+
+def test_pad_may_be_a_later_eos_but_not_the_first(tiny_model):
+    """Qwen's chat models pad with the token that ended the texts of the base model."""
+    rollout = sample(tiny_model(), [[2]], max_new_tokens=2, eos=[NEVER, PAD], pad=PAD)
+    assert rollout.tokens.shape[0] == 1
+    with pytest.raises(ValueError, match="pad token must differ"):
+        sample(tiny_model(), [[2]], max_new_tokens=2, eos=[PAD, NEVER], pad=PAD)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.testing import assert_close
 
-from heedful.rollout.experience import make_experience
+from heedful.rollout.experience import make_experience, penalize_cut
 
 
 def test_two_episodes_by_hand():
@@ -33,3 +33,11 @@ def test_two_episodes_by_hand():
     expected = (torch.tensor([1.45, 2.1, -0.8]) - 0.9166667) / 1.5438889**0.5
     assert_close(experience.advantages[mask], expected, rtol=1e-5, atol=1e-5)
     assert float(experience.advantages[1, 1]) == 0.0
+
+
+def test_a_cut_response_has_a_score_of_its_own():
+    scores, finished = torch.tensor([2.5, -4.0, 0.5]), torch.tensor([True, False, False])
+    assert penalize_cut(scores, finished).tolist() == [2.5, -1.0, -1.0]
+    assert penalize_cut(scores, finished, -3.0).tolist() == [2.5, -3.0, -3.0]
+    assert penalize_cut(scores, finished, "none").tolist() == [2.5, -4.0, 0.5]
+    assert scores.tolist() == [2.5, -4.0, 0.5]

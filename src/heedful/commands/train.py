@@ -52,7 +52,8 @@ from heedful.models.language_model import (
 )
 from heedful.models.lora import add_adapters, has_adapters, merge_adapters_into
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
-from heedful.rollout.engine import sample
+from heedful.rollout.engine import end_tokens, sample
+from heedful.rollout.experience import MISSING_EOS_SCORE, penalize_cut
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
 from heedful.training.checkpoint import start_run
 
@@ -168,7 +169,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
     config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.base)
     model = load_language_model(config.base)
-    fit_vocabulary(model, tokenizer)
+    fit(model, tokenizer)
     template = Template.of_model(Path(config.base), tokenizer)
     bad = bad_rows(config.data, run_dir)
     examples = load_demonstrations(config.data, template, "train", bad)
@@ -201,7 +202,8 @@ def _score_on_validation(
 ) -> step1_sft.ScoreModel:
     """The mean reward-model score of a model's samples on validation prompts (paper C.1).
 
-    Always with the same random numbers, so that the models of a run differ by themselves alone.
+    A sample that was cut has the score that it has in step 3. Always with the same random numbers,
+    so that the models of a run differ by themselves alone.
     """
     prompts = load_prompts(config.data, template, "valid", bad)
     if not prompts:
@@ -209,12 +211,15 @@ def _score_on_validation(
             'select = "score" and eval_every need data.prompts with prompts of the valid split'
         )
 
+    ppo = config.ppo if isinstance(config, PPOConfig) else None
+    cut = MISSING_EOS_SCORE if ppo is None else ppo.missing_eos_score
+
     def score(model: Any) -> float:
         rollout = sample(
             model,
             [prompt.tokens for prompt in prompts],
             **config.sampling.model_dump(),
-            eos=tokenizer.eos_token_id,
+            eos=end_tokens(model, tokenizer.eos_token_id),
             pad=tokenizer.pad_token_id,
             generator=torch.Generator().manual_seed(config.seed),
         )
@@ -223,7 +228,7 @@ def _score_on_validation(
         scores = step2_reward.score_all(
             reward_model, examples, config.compute.tokens_per_microbatch
         )
-        return float(scores.mean())
+        return float(penalize_cut(scores, rollout.finished, cut).mean())
 
     return score
 
@@ -233,7 +238,7 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     config, run_dir, progress = begin(config, resume)
     tokenizer = load_tokenizer(config.base)
     model = scalar_model_from(config.base, config.seed)
-    fit_vocabulary(model, tokenizer)
+    fit(model, tokenizer)
     template = Template.of_model(Path(config.base), tokenizer)
     bad = bad_rows(config.data, run_dir)
     prompts = load_rankings(config.data, template, "train", bad)
@@ -286,7 +291,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         cast_weights(model, dtype)
     for model in (models.policy, models.reference, models.reward_model, models.value_function):
         if model is not None:
-            fit_vocabulary(model, tokenizer)
+            fit(model, tokenizer)
     template = Template.of_model(Path(config.policy), tokenizer)
     bad = bad_rows(config.data, run_dir)
     prompts = load_prompts(config.data, template, "train", bad)
@@ -309,7 +314,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         models,
         prompts,
         text,
-        eos=tokenizer.eos_token_id,
+        eos=end_tokens(models.policy, tokenizer.eos_token_id),
         pad=tokenizer.pad_token_id,
         evaluators=evaluators,
         observers=[] if config.gold is None else [_gold_observer(config.gold, template)],
@@ -342,6 +347,14 @@ def _gold_observer(world_dir: str, template: Template) -> step3_ppo.Observer:
     return gold
 
 
+def fit(model: Any, tokenizer: Any) -> None:
+    """Makes a model fit its tokenizer; it keeps every token that ends its responses."""
+    ends = end_tokens(model, tokenizer.eos_token_id)
+    fit_vocabulary(model, tokenizer)
+    if len(ends) > 1:
+        model.generation_config.eos_token_id = list(ends)
+
+
 def use_lora(model: Any, lora: Lora, seed: int) -> None:
     """Gives the model adapters where the settings ask for them."""
     if lora.rank > 0:
@@ -356,7 +369,7 @@ def merged(model: Any, load: Callable[[], Any], tokenizer: Any) -> Any:
     if not has_adapters(model):
         return model
     plain = load()
-    fit_vocabulary(plain, tokenizer)
+    fit(plain, tokenizer)
     merge_adapters_into(plain, model)
     return plain
 

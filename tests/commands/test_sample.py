@@ -1,0 +1,123 @@
+"""Sampled completions: where one ends, what it is worth, and how a few-shot prompt begins."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tokenizers import processors
+from transformers import AutoModelForSequenceClassification
+
+from heedful.commands.sample import few_shot, prompt_tokens, run_prefix, run_sample
+from heedful.config import PrefixConfig, SampleConfig, SampledModel
+from heedful.models.scalar_model import scalar_model_from
+from heedful.records import Prompt
+from heedful.training.checkpoint import publish
+
+EOS = 0
+NUM_PROMPTS, MAX_NEW_TOKENS = 30, 6
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, tiny_model, tokenizer):
+    """A model that ends about one of two answers, its reward model, and prompts."""
+    path = tmp_path_factory.mktemp("sample")
+    model = tiny_model(tie_word_embeddings=False)
+    model.lm_head.weight.data[EOS] = 2 * model.lm_head.weight.data.mean(0)
+    publish(model, tokenizer, path / "model", {})
+    publish(scalar_model_from(path / "model", 3), tokenizer, path / "reward", {})
+    rows = [{"text": f"w{i} w{i + 5}", "split": "valid"} for i in range(10, 10 + NUM_PROMPTS)]
+    (path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def settings(directory, run_dir, **changes):
+    values = {
+        "run_dir": str(run_dir),
+        "prompts": [str(directory / "prompts.jsonl")],
+        "reward_model": str(directory / "reward"),
+        "sampling": {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 3.0},
+        "compute": {"dtype": "float32"},
+    }
+    return values | changes
+
+
+def completions(run_dir):
+    return [json.loads(line) for line in (run_dir / "completions.jsonl").read_text().splitlines()]
+
+
+def worth(directory, tokenizer, prompt, completion):
+    """A cut answer is worth -1, another what transformers reads at its EOS."""
+    if not completion["finished"]:
+        return -1.0
+    theirs = AutoModelForSequenceClassification.from_pretrained(directory / "reward").eval()
+    tokens = tokenizer.encode(f"{prompt}\n") + tokenizer.encode(completion["text"]) + [EOS]
+    with torch.no_grad():
+        return theirs(torch.tensor([tokens])).logits.item()
+
+
+def test_an_answer_that_did_not_end_is_worth_the_penalty(directory, tokenizer, tmp_path):
+    models = [{"name": "m", "path": str(directory / "model")}]
+    stopped = models[0] | {"name": "stopped", "stop": ["w"]}  # every word begins with it
+    config = settings(directory, tmp_path, models=[*models, stopped])
+    run_sample(SampleConfig.model_validate(config))
+    rows = completions(tmp_path)
+    plain = [(row["prompt"], row["completions"][0]) for row in rows]
+    ended = [completion["finished"] for _, completion in plain]
+    assert 0 < sum(ended) < NUM_PROMPTS
+    for prompt, completion in plain:
+        expected = worth(directory, tokenizer, prompt, completion)
+        assert completion["score"] == pytest.approx(expected, abs=1e-4)
+    for row in rows:  # a stop text ends an answer as EOS does
+        completion = row["completions"][1]
+        assert completion["finished"] and completion["text"] == ""
+        expected = worth(directory, tokenizer, row["prompt"], completion)
+        assert completion["score"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_other_eos_of_the_generation_config_ends_an_answer(directory, tokenizer, tmp_path):
+    """All tokens are EOS: every answer is empty, and has ended."""
+    model, path = directory / "model", tmp_path / "chatty"
+    path.mkdir()
+    for file in model.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(100))}))
+    config = settings(directory, tmp_path / "run", models=[{"name": "m", "path": str(path)}])
+    run_sample(SampleConfig.model_validate(config))
+    rows = completions(tmp_path / "run")
+    assert {(c["text"], c["finished"]) for row in rows for c in row["completions"]} == {("", True)}
+
+
+def test_a_few_shot_prompt_begins_with_bos(tokenizer, tmp_path):
+    begun = type(tokenizer)(
+        tokenizer_object=tokenizer.backend_tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        eos_token="<eos>",
+        bos_token="w99",
+        pad_token="<pad>",
+    )
+    begun.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "w99 $A", None, [("w99", 99)]
+    )
+    prefix = tmp_path / "prefix.json"
+    prefix.write_text(json.dumps({"text": "w4 "}))
+    spec = SampledModel(name="m", path="unused", prefix=str(prefix))
+    prompts = [Prompt("p", "w5 w6")]
+    assert few_shot("w4 ", "w5 w6").split() == ["w4", "Task:", "w5", "w6", "Answer:"]
+    unknown = 2  # "Task:" and "Answer:" are no words of this tokenizer
+    whole = [4, unknown, 5, 6, unknown]
+    assert prompt_tokens(prompts, begun, spec, 6) == [[99, *whole]]
+    assert prompt_tokens(prompts, begun, spec, 4) == [[99, *whole[2:]]]
+    assert prompt_tokens(prompts, tokenizer, spec, 4) == [whole[1:]]
+
+
+def test_a_prefix_is_chosen_by_what_ended_answers_are_worth(directory, tmp_path):
+    candidates = tmp_path / "prefixes.jsonl"
+    rows = [{"id": f"p{i}", "text": f"w{i} "} for i in (40, 50)]
+    candidates.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = settings(directory, tmp_path / "run", model=str(directory / "model"), num_prompts=20)
+    config |= {"prefixes": str(candidates), "stop": ["nothing says this"]}
+    config["sampling"] = {"max_new_tokens": 1, "temperature": 0.0}  # greedy: no answer ends here
+    run_prefix(PrefixConfig.model_validate(config))
+    found = json.loads((tmp_path / "run" / "prefix.json").read_text())
+    assert found["scores"] == {"p40": -1.0, "p50": -1.0}
