@@ -147,7 +147,7 @@ def base(data: Path) -> Path:
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
     ).save_pretrained(path)
     torch.manual_seed(0)
-    LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=tokenizer.get_vocab_size(),
             hidden_size=32,
@@ -160,7 +160,9 @@ def base(data: Path) -> Path:
             eos_token_id=1,
             initializer_range=0.2,
         )
-    ).save_pretrained(path)
+    )
+    model.lm_head.weight.data[1] *= 4  # some answers end
+    model.save_pretrained(path)
     return path
 
 
@@ -243,7 +245,7 @@ def test_losses_on_held_out_text_are_those_of_transformers(
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         total, count = 0.0, 0
         for document in documents:
-            tokens = [1, *tokenizer.encode(document, add_special_tokens=False), 1]
+            tokens = [0, *tokenizer.encode(document, add_special_tokens=False), 1]  # BOS, EOS
             num_long += len(tokens) > MAX_DOCUMENT_TOKENS
             ids = torch.tensor([tokens[:MAX_DOCUMENT_TOKENS]])
             with torch.no_grad():
@@ -280,9 +282,13 @@ def test_a_score_is_what_transformers_computes_with_the_published_reward_model(r
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
     long, *others = jsonl(run / "stages" / "samples" / "completions.jsonl")
+    num_ended = 0
     assert long["prompt_id"] == "long"
     for row in (long, others[0]):
         for completion in row["completions"]:
+            if not completion["finished"]:
+                assert completion["score"] == -1.0
+                continue
             prompt, response = (
                 tokenizer.encode(text, add_special_tokens=False)
                 for text in (row["prompt"] + "\n", completion["text"])
@@ -292,7 +298,9 @@ def test_a_score_is_what_transformers_computes_with_the_published_reward_model(r
             response = response[: VARIABLES["max_new_tokens"]]  # broken letters are many tokens
             with torch.no_grad():
                 score = model(torch.tensor([[0, *prompt, *response, 1]])).logits
+            num_ended += 1
             assert completion["score"] == pytest.approx(float(score), abs=0.15)  # may be bf16
+    assert num_ended > 1
 
 
 def test_the_published_policy_loads_and_generates(run: Path):
