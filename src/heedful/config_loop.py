@@ -72,6 +72,9 @@ class EvaluateConfig(Section):
     """Directory of heed reward."""
     shuffled: str | None = None
     """Directory of heed reward with shuffled pairs, for the ablation."""
+    grouped: str | None = None
+    """Directory of heed reward that the ablation is compared with: the same rankings and epochs, all
+    pairs of a prompt in one batch element. Default: reward."""
     models: dict[str, str]
     """Model directories by name, for sizes and lineage."""
     small_aligned: str = "PPO-ptx"

@@ -1,8 +1,13 @@
 """What the evaluation of the miniature loop takes for independent."""
 
 import json
+import math
 
-from heedful.commands.evaluate import clusters_of, samples
+import pytest
+
+from heedful.commands.evaluate import clusters_of, loss_gap, samples
+from heedful.errors import EvaluationError
+from heedful.evaluation.reward_model import Scored
 
 
 def test_questions_about_one_character_are_one_cluster():
@@ -28,3 +33,15 @@ def test_samples_show_every_use_case_first(tmp_path):
     assert [row["prompt"] for row in found] == ["0", "15", *map(str, range(1, 11))]
     assert found[1] == {"prompt": "15", "use_case": "chat", "responses": {"m": "t15"}}
     assert [row["prompt"] for row in samples(path)] == list(map(str, range(12)))
+
+
+def test_the_ablation_is_compared_ranking_by_ranking():
+    ranks = [[1, 2], [1, 1], [2, 1]]  # the tied ranking has no loss
+    shuffled = [Scored(str(i), r, [0.0, 0.0]) for i, r in enumerate(ranks)]
+    grouped = [
+        Scored(str(i), r, s) for i, (r, s) in enumerate(zip(ranks, [[1, 0], [5, 0], [0, 3]]))
+    ]
+    expected = math.log(2) - (math.log1p(math.exp(-1)) + math.log1p(math.exp(-3))) / 2
+    assert loss_gap(shuffled, grouped, 0).value == pytest.approx(expected)
+    with pytest.raises(EvaluationError, match="same held-out rankings"):
+        loss_gap(shuffled[1:], grouped, 0)

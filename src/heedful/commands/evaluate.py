@@ -13,6 +13,7 @@ from heedful.commands.miniature import COMPARISONS_FILE
 from heedful.commands.report import SUMMARY_FILE
 from heedful.commands.train import begin
 from heedful.config import EvaluateConfig
+from heedful.errors import EvaluationError
 from heedful.evaluation import claims as rules
 from heedful.evaluation.intervals import (
     Interval,
@@ -90,9 +91,8 @@ class _Measured:
         self.score = _by_model(_scored(Path(config.samples)), lambda row: row["score"])
         self.measures = json.loads(Path(config.measures).read_text(encoding="utf-8"))
         self.reward = valid_scores(Path(config.reward))
-        self.shuffled = None
-        if config.shuffled is not None:
-            self.shuffled = valid_scores(Path(config.shuffled))
+        self.shuffled = valid_scores(Path(config.shuffled)) if config.shuffled else None
+        self.grouped = valid_scores(Path(config.grouped)) if config.grouped else self.reward
         self.labels = json.loads((Path(config.labels) / "labels.json").read_text(encoding="utf-8"))
 
     def difference(self, table: dict[str, dict[str, float]], a: str, b: str) -> Interval:
@@ -247,7 +247,7 @@ def _claims(
         rules.labelers_agree(_label_agreement(Path(config.labels), config.seed)),
     ]
     if m.shuffled is not None:
-        found.append(rules.grouped_beats_shuffled_pairs(_loss_gap(m)))
+        found.append(rules.grouped_beats_shuffled_pairs(loss_gap(m.shuffled, m.grouped, m.seed)))
     return [
         *found,
         rules.reward_model_generalises_to_prompts(m.accuracy("train")),
@@ -277,14 +277,20 @@ def _hallucination_ratio(m: _Measured) -> Interval:
     return bootstrap(np.array(columns).T, items, statistic=ratio, seed=m.seed)
 
 
-def _loss_gap(m: _Measured) -> Interval:
-    """Held-out log loss of the shuffled-pairs model minus that of the K-wise one, by prompt."""
-    assert m.shuffled is not None
-    values = [
-        log_loss(shuffled) - log_loss(grouped)
-        for shuffled, grouped in zip(m.shuffled, m.reward, strict=True)
-    ]
-    return bootstrap(values, [row.prompt_id for row in m.reward], seed=m.seed)
+def loss_gap(shuffled: Sequence[Scored], grouped: Sequence[Scored], seed: int) -> Interval:
+    """Held-out log loss of the shuffled-pairs model minus that of the K-wise one, over rankings.
+
+    Both score the same rankings, of which those with an untied pair count; prompts are drawn again.
+    """
+    if [(row.prompt_id, row.ranks) for row in shuffled] != [
+        (row.prompt_id, row.ranks) for row in grouped
+    ]:
+        raise EvaluationError(
+            "the reward models of shuffled and of grouped pairs have not scored the same held-out "
+            "rankings: give both stages the same comparisons"
+        )
+    gaps = [log_loss(a) - log_loss(b) for a, b in zip(shuffled, grouped, strict=True)]
+    return bootstrap(gaps, [row.prompt_id for row in grouped], seed=seed)
 
 
 def num_parameters(path: str) -> int:
