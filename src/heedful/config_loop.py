@@ -73,8 +73,8 @@ class EvaluateConfig(Section):
     shuffled: str | None = None
     """Directory of heed reward with shuffled pairs, for the ablation."""
     grouped: str | None = None
-    """Directory of heed reward that the ablation is compared with: the same rankings and epochs, all
-    pairs of a prompt in one batch element. Default: reward."""
+    """Directory of heed reward that the ablation is compared with: the same rankings and epochs,
+    all pairs of a prompt in one batch element. Default: reward."""
     models: dict[str, str]
     """Model directories by name, for sizes and lineage."""
     small_aligned: str = "PPO-ptx"

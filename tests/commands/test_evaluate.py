@@ -38,9 +38,8 @@ def test_samples_show_every_use_case_first(tmp_path):
 def test_the_ablation_is_compared_ranking_by_ranking():
     ranks = [[1, 2], [1, 1], [2, 1]]  # the tied ranking has no loss
     shuffled = [Scored(str(i), r, [0.0, 0.0]) for i, r in enumerate(ranks)]
-    grouped = [
-        Scored(str(i), r, s) for i, (r, s) in enumerate(zip(ranks, [[1, 0], [5, 0], [0, 3]]))
-    ]
+    scores = [[1, 0], [5, 0], [0, 3]]
+    grouped = [Scored(str(i), ranks[i], scores[i]) for i in range(3)]
     expected = math.log(2) - (math.log1p(math.exp(-1)) + math.log1p(math.exp(-3))) / 2
     assert loss_gap(shuffled, grouped, 0).value == pytest.approx(expected)
     with pytest.raises(EvaluationError, match="same held-out rankings"):
