@@ -1,0 +1,126 @@
+"""What the benchmarks share: child processes with their time and memory, and tables.
+
+The benchmarks themselves never import torch: what a child reports as its peak memory would
+otherwise begin at its parent's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tomli_w
+
+HERE = Path(__file__).resolve().parent
+# glibc keeps freed memory and maps no block alone: heedful asks for it itself, the peer is given it
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+LOG_LINES = 15
+
+
+class Child(NamedTuple):
+    """What the system says of a process that has ended."""
+
+    seconds: float  # from its start to its end
+    peak_gib: float  # most memory that it held
+    others: float  # share of the machine's cores that other processes had meanwhile
+
+
+def run_child(command: Sequence[str | Path], log: Path, threads: int) -> Child:
+    """Runs a command with the allocator's settings and a number of threads, and measures it.
+
+    Raises SystemExit with the end of its log where it fails.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": str(threads)}
+    # no network, no tracker: what is not in the files is not part of the comparison
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    busy_s, start = machine_busy_s(), time.monotonic()
+    with log.open("w", encoding="utf-8") as file:
+        child = subprocess.Popen(
+            [str(word) for word in command], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait again
+    seconds = time.monotonic() - start
+    if child.returncode != 0:
+        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        raise SystemExit("\n".join([f"{log}: exit code {child.returncode}", *end]))
+    others_s = machine_busy_s() - busy_s - usage.ru_utime - usage.ru_stime
+    # ru_maxrss is in KiB on Linux, in bytes on macOS
+    unit = 2**20 if sys.platform == "linux" else 2**30
+    cores = os.cpu_count() or 1
+    return Child(seconds, usage.ru_maxrss / unit, max(0.0, others_s / (cores * seconds)))
+
+
+def machine_busy_s() -> float:
+    """Seconds of processor time that all processes have had; 0 where Linux's /proc is missing."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0.0
+    user, nice, system, _idle, _wait, *rest = map(int, stat.read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + sum(rest[:3])) / os.sysconf("SC_CLK_TCK")
+
+
+def run_heed(command: str, settings: dict[str, Any], threads: int) -> Child:
+    """Runs ``heed <command>`` with settings, as a user does; they name its run directory."""
+    run_dir = Path(settings["run_dir"])
+    run_dir.mkdir(parents=True, exist_ok=True)
+    file = run_dir / "settings.toml"
+    file.write_text(tomli_w.dumps(settings), encoding="utf-8")
+    line = [sys.executable, "-m", "heedful.cli", command, file, "--overwrite"]
+    return run_child(line, run_dir / "log.txt", threads)
+
+
+def make_workload(settings: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """The counts of a workload that is made, or kept, in a directory."""
+    script = [sys.executable, HERE / "workload.py", json.dumps(settings), directory]
+    run_child(script, directory.parent / f"{directory.name}.log", os.cpu_count() or 1)
+    return json.loads((directory / "workload.json").read_text(encoding="utf-8"))["counts"]
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; numbers with three digits that count, the first column to the left."""
+    lines = [[*head], ["---", *["---:"] * (len(head) - 1)]]
+    lines += [[shown(value) for value in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(value: Any) -> str:
+    """A value as text: 1,234, 12.3, 1.23, 0.0123."""
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers belong to: processor, cores, versions and the commit."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "processor": next(names, platform.processor()),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": commit or None,
+        "date": time.strftime("%Y-%m-%d"),
+    }

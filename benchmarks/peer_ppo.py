@@ -1,0 +1,111 @@
+"""TRL's PPOTrainer on the prompts of a workload: seconds by phase and response tokens of an update.
+
+Variants: fp32; autocast (fp32 weights; the reference and the reward model, which are never trained,
+in bf16); bf16 (all four networks, without fp32 masters). It reuses the sampler's log-probabilities.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+import trl.experimental.ppo.ppo_trainer as peer
+from datasets import Dataset
+from peer_common import load, load_tokenizer, read_task, rows, trainer_settings, write_result
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+# Sequences in one forward pass of the peer's rollouts; twice as many were no faster.
+ROLLOUT_ROWS = 64
+
+
+class Phases:
+    """Seconds of generating, scoring and optimizing of every update, seen from outside: by when the
+    trainer's functions are called."""
+
+    def __init__(self, eos: int):
+        self.eos = eos
+        self.steps: list[dict[str, float]] = []
+        self.units: list[int] = []
+        self._start = self._generated = self._scored = 0.0
+
+    def watch(self, trainer: PPOTrainer) -> None:
+        generate, whiten = peer.batch_generation, peer.masked_whiten
+
+        def timed_generate(model: Any, queries: Any, *rest: Any, **more: Any) -> Any:
+            self._start = time.perf_counter()
+            result = generate(model, queries, *rest, **more)
+            self._generated = time.perf_counter()
+            ends = result[0][:, queries.shape[1] :] == self.eos
+            # tokens before the first EOS, and that EOS itself
+            self.units.append(int(((ends.cumsum(1) - ends.int()) == 0).sum()))
+            return result
+
+        def timed_whiten(*arguments: Any, **more: Any) -> Any:
+            result = whiten(*arguments, **more)
+            self._scored = time.perf_counter()  # advantages are whitened last
+            return result
+
+        def ended(*arguments: Any, **more: Any) -> None:
+            self.steps.append(
+                {
+                    "generate": self._generated - self._start,
+                    "score": self._scored - self._generated,
+                    "optimize": time.perf_counter() - self._scored,
+                }
+            )
+
+        peer.batch_generation, peer.masked_whiten = timed_generate, timed_whiten
+        trainer.log = ended  # called once an update, after the optimizer
+
+
+def main() -> None:
+    task = read_task()
+    tokenizer = load_tokenizer(task)
+    tokenizer.padding_side = "left"
+    prompts = [{"input_ids": tokenizer.encode(row["text"])} for row in rows(task, "prompts")]
+    data = Dataset.from_list(prompts)
+    settings = PPOConfig(
+        per_device_train_batch_size=task["episodes"],
+        gradient_accumulation_steps=1,
+        num_mini_batches=task["minibatches"],
+        num_ppo_epochs=1,
+        total_episodes=task["episodes"] * task["steps"],
+        local_rollout_forward_batch_size=min(ROLLOUT_ROWS, task["episodes"]),
+        response_length=task["max_new_tokens"],
+        stop_token="eos",
+        temperature=1.0,
+        missing_eos_penalty=1.0,
+        num_sample_generations=0,
+        learning_rate=task["lr"],
+        eval_strategy="no",
+        **trainer_settings(task),
+    )
+    policy, reference = (load(AutoModelForCausalLM, task, "policy") for _ in range(2))
+    scalars = AutoModelForSequenceClassification
+    value, reward = (load(scalars, task, "reward_model", num_labels=1) for _ in range(2))
+    if "autocast" in task["variant"]:
+        reference, reward = reference.to(torch.bfloat16), reward.to(torch.bfloat16)
+    trainer = PPOTrainer(
+        args=settings,
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=reference,
+        reward_model=reward,
+        value_model=value,
+        train_dataset=data,
+        eval_dataset=data.select(range(2)),
+    )
+    wanted = "bf16" if "autocast" in task["variant"] else "no"
+    if trainer.accelerator.mixed_precision != wanted:
+        raise RuntimeError(f"autocast is {trainer.accelerator.mixed_precision}, not {wanted}")
+    phases = Phases(tokenizer.eos_token_id)
+    phases.watch(trainer)
+    trainer.train()
+    steps_s = [sum(step.values()) for step in phases.steps]
+    write_result(task, steps_s=steps_s, units=phases.units, phases_s=phases.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""TRL's SFTTrainer on the demonstrations of a workload: seconds and real tokens of every step.
+
+Variants: dtype (fp32, autocast, bf16) and packing (unpacked, wrapped, bfd). "wrapped" cuts examples
+where a row ends and lets them see each other; "bfd" keeps them whole and apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+from peer_common import (
+    StepTimes,
+    load,
+    load_tokenizer,
+    read_task,
+    rows,
+    trainer_settings,
+    write_result,
+)
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+ROW_TOKENS = 512  # of a packed row
+
+
+def main() -> None:
+    task = read_task()
+    tokenizer = load_tokenizer(task)
+    examples = []
+    for row in rows(task, "demonstrations"):
+        prompt, response = tokenizer.encode(row["prompt"]), tokenizer.encode(row["response"])
+        response.append(tokenizer.eos_token_id)
+        mask = [0] * len(prompt) + [1] * len(response)
+        examples.append({"input_ids": prompt + response, "completion_mask": mask})
+    batch_size, packing = task["batch_size"], task["variant"][1]
+    if packing != "unpacked":
+        mean = sum(len(example["input_ids"]) for example in examples) / len(examples)
+        batch_size = max(1, round(batch_size * mean / ROW_TOKENS))  # as many tokens as unpacked
+    settings = SFTConfig(
+        per_device_train_batch_size=batch_size,
+        max_steps=task["steps"],
+        learning_rate=task["lr"],
+        packing=packing != "unpacked",
+        packing_strategy="bfd" if packing == "unpacked" else packing,
+        max_length=ROW_TOKENS,
+        completion_only_loss=True,
+        **trainer_settings(task),
+    )
+    times = StepTimes()
+    trainer = SFTTrainer(
+        model=load(AutoModelForCausalLM, task, "policy"),
+        args=settings,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=tokenizer,
+        callbacks=[times],
+    )
+    units: list[int] = []
+    step = trainer.training_step
+
+    def counted(model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        units.append(int((inputs["input_ids"] != tokenizer.pad_token_id).sum()))
+        return step(model, inputs, *rest, **more)
+
+    trainer.training_step = counted
+    trainer.train()
+    write_result(task, steps_s=times.seconds, units=units)
+
+
+if __name__ == "__main__":
+    main()
