@@ -95,6 +95,65 @@ def test_bf16_stays_near_fp32(tiny_model, path):
     assert float(difference.abs().mean()) < 0.05
 
 
+# (prompt, lengths of its responses): longer and shorter than the window of 4
+TREES = [(7, [3, 9, 1]), (1, [2, 2]), (9, [5, 6, 1, 3]), (3, [8])]
+
+
+def shared(trees: list[tuple[int, list[int]]]) -> tuple[list[list[int]], Packed, list[list[int]]]:
+    """Random sequences, each response on its own; their layout; and the indices of the tokens that
+    every prompt with a response has in the flat row."""
+    lengths, prefix_of, whole = [], [], []
+    for prompt, responses in trees:
+        start, first = sum(lengths), len(lengths)
+        lengths += [prompt, *responses]
+        prefix_of += [None, *[first] * len(responses)]
+        for i in range(first + 1, len(lengths)):
+            begin = sum(lengths[:i])
+            whole.append([*range(start, start + prompt), *range(begin, begin + lengths[i])])
+    return sequences_of(lengths), Packed(lengths, "cpu", prefix_of), whole
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_responses_that_share_a_prompt_equal_whole_sequences(tiny_model, architecture, path):
+    ours, theirs = tiny_model(architecture), tiny_model(architecture, attention="eager")
+    sequences, layout, whole = shared(TREES)
+    tokens = flat(sequences)
+    assert len(layout.buckets) > 2
+
+    states = hidden_states(ours, tokens, layout)
+    hidden = torch.cat([states[indices] for indices in whole])
+    expected = padded_hidden(theirs, [tokens[indices].tolist() for indices in whole])
+    assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+
+    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    (weights * hidden).sum().backward()
+    (weights * expected).sum().backward()
+    for (name, mine), other in zip(
+        ours.base_model.named_parameters(), theirs.base_model.parameters(), strict=True
+    ):
+        scale = float(other.grad.abs().max())
+        message = f"gradient of {name}"
+        assert_close(mine.grad / scale, other.grad / scale, rtol=0, atol=2e-5, msg=message)
+
+
+def test_shared_prompts_in_bf16_stay_near_fp32(tiny_model, path):
+    """Hidden states as in the test above; the gradient's direction within a cosine of 0.99."""
+    exact, coarse = tiny_model("llama"), tiny_model("llama")
+    cast_weights(coarse, torch.bfloat16)
+    sequences, layout, _ = shared(TREES)
+    expected, found = (hidden_states(m, flat(sequences), layout) for m in (exact, coarse))
+    assert found.dtype == torch.bfloat16
+    error = (found.float() - expected).abs().mean() / expected.abs().mean()
+    assert float(error.detach()) < 0.05
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+    grads = []
+    for model, hidden in ((exact, expected), (coarse, found)):
+        (weights * hidden).sum().backward()
+        parameters = model.base_model.parameters()
+        grads.append(torch.cat([p.grad.flatten().float() for p in parameters]))
+    assert float(torch.cosine_similarity(*grads, dim=0)) > 0.99
+
+
 def test_attention_dropout_is_applied_in_training_only(tiny_model):
     model = tiny_model("llama", attention_dropout=0.5)
     tokens, layout = flat(sequences_of([8, 8])), Packed([8, 8])
@@ -146,6 +205,30 @@ def test_positions_restart():
     assert layout.position_ids.tolist() == [[0, 1, 0, 0, 1, 2]]
     assert layout.starts.tolist() == [0, 2, 3, 6]
     assert layout.row_of.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+def test_positions_go_on_from_the_prefix():
+    layout = Packed([3, 2, 4, 1, 2], "cpu", [None, 0, None, 0, 2])
+    assert layout.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 3, 4, 5]]
+    assert layout.prefix_lengths == [0, 3, 0, 3, 4]
+    assert layout.longest == 6
+
+
+def test_a_bias_shows_prefix_and_past():
+    layout = Packed([3, 1, 2, 2], "cpu", [None, None, 0, 1])
+    bucket = layout.buckets[-1]
+    assert (bucket.num_rows, bucket.length) == (2, 2)
+    # keys: three cells of prefix (the second row has one token there), then the row's own
+    everything = [[[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], [[1, 0, 0, 1, 0], [1, 0, 0, 1, 1]]]
+    window_of_two = [[[0, 0, 1, 1, 0], [0, 0, 0, 1, 1]], [[1, 0, 0, 1, 0], [0, 0, 0, 1, 1]]]
+    for window, seen in ((None, everything), (2, window_of_two)):
+        bias = bucket.bias(window, torch.float32)
+        assert bias[:, 0].exp().tolist() == seen
+
+
+def test_a_prefix_of_a_prefix_is_refused():
+    with pytest.raises(ValueError, match="prefix of its own"):
+        Packed([2, 2, 2], "cpu", [None, 0, 1])
 
 
 @pytest.mark.parametrize("lengths", [[], [3, 0]])

@@ -11,9 +11,16 @@ from transformers import AutoModelForSequenceClassification
 from heedful.config import RewardConfig
 from heedful.data.examples import Example, RankedPrompt
 from heedful.errors import CheckpointError, DataError
+from heedful.metrics import read_metrics
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.training.checkpoint import publish
-from heedful.training.passes import final_scores, make_sequences, response_values, to_rows
+from heedful.training.passes import (
+    final_scores,
+    make_sequences,
+    microbatches_by_prompt,
+    response_values,
+    to_rows,
+)
 from heedful.training.step2_reward import evaluate, score_all, train
 
 EOS = 0
@@ -195,6 +202,75 @@ def test_a_response_is_read_once_however_many_labelers_ranked_it(fresh, tmp_path
         assert both["reward/num_pairs"] == 2 * first["reward/num_pairs"]
 
 
+# A prompt with three responses, one with one, one that begins another, one that stands apart.
+PROMPTS = [[20, 21, 22, 23, 24, 25], [20, 21], [30], [20, 21, 22, 23, 24, 25], [30], [30, 20]]
+RESPONSES = [[50, 51, EOS], [50, 51, EOS], [52, EOS], [53] * 7, [51, 52, 53, 52, EOS], [50]]
+PROMPTS, RESPONSES = [*PROMPTS, PROMPTS[0]], [*RESPONSES, [51, 50, 20, 21, EOS]]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma3"])
+def test_scores_and_gradients_of_shared_prompts_are_those_of_separate_ones(fresh, architecture):
+    """The oracle reads every prompt with its response by itself, with the library's attention."""
+    ours, theirs = fresh(architecture), fresh(architecture)
+    theirs.set_attn_implementation("eager")
+    weights = torch.randn(len(PROMPTS), generator=torch.Generator().manual_seed(0))
+    batch = make_sequences(PROMPTS, RESPONSES)
+    assert len(batch.tokens) == 6 + 2 + 1 + 2 + sum(map(len, RESPONSES))
+    scores = final_scores(ours, batch)
+    rows = [torch.tensor([p + r]) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    expected = torch.cat([theirs(row, use_cache=False).logits[0] for row in rows])
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+    (weights * scores).sum().backward()
+    (weights * expected).sum().backward()
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        scale, difference = float(other.grad.abs().max()), (mine.grad - other.grad).abs().max()
+        assert float(difference) <= 1e-5 * max(scale, 1e-3), name
+
+
+@torch.no_grad()
+def test_scores_do_not_depend_on_the_order_of_responses_or_on_micro_batches(fresh):
+    model = fresh()
+    examples = [Example(p, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    scores = score_all(model, examples, 8192)
+    order = [4, 6, 0, 5, 2, 3, 1]
+    again = score_all(model, [examples[i] for i in order], 8192)
+    torch.testing.assert_close(again, scores[order], rtol=1e-5, atol=1e-6)
+    for max_tokens in (1, 12):
+        torch.testing.assert_close(
+            score_all(model, examples, max_tokens), scores, atol=1e-6, rtol=0
+        )
+    assert score_all(model, [], 8192).tolist() == []
+
+
+@torch.no_grad()
+def test_equal_responses_tie_exactly(fresh):
+    row = Example([20, 21, 22], [50, 51, 52, EOS])
+    others = [Example(row.prompt, [50 + i % 3] * (1 + i % 5)) for i in range(11)]
+    for max_tokens in (8, 8192):
+        scores = score_all(fresh(), [row, *others, row, *others], max_tokens)
+        assert torch.equal(scores[:12], scores[12:])
+
+
+def test_micro_batches_keep_a_prompt_together_and_count_it_once():
+    prompts = [[2, 3, 4, 5], [6], [2, 3, 4, 5], [6], [2, 3, 4, 5]]
+    responses = [[9], [9], [9, 9], [9, 9, 9], [9, 9, 9]]
+    # prompt 2 3 4 5 with all its responses is 10 tokens, prompt 6 with its is 5
+    assert microbatches_by_prompt(prompts, responses, 15) == [[0, 2, 4, 1, 3]]
+    assert microbatches_by_prompt(prompts, responses, 14) == [[0, 2, 4], [1, 3]]
+    # 4 + 1 + 2 fit into 7, and the third response reads the prompt again
+    assert microbatches_by_prompt(prompts, responses, 7) == [[0, 2], [4], [1, 3]]
+    assert [len(group) for group in microbatches_by_prompt(prompts, responses, 1)] == [1] * 5
+
+
+def test_tokens_per_second_count_a_prompt_once(fresh, tmp_path):
+    rows = [RankedPrompt("a", [20] * 6, [[50], [51, 50], [52]], [1, 2, 3], None, "train")]
+    rows.append(RankedPrompt("b", [21] * 3, [[50, 51], [52]], [1, 2], None, "train"))
+    train(settings(tmp_path, optim={"lr": 1e-3, "batch_size": 2}), fresh(), rows, [])
+    (row,) = read_metrics(tmp_path)
+    num_tokens = row["speed/tokens_per_s"] * row["time/update_s"]
+    assert num_tokens == pytest.approx(6 + 1 + 2 + 1 + 3 + 2 + 1)
+
+
 def test_rankings_of_ties_alone_teach_nothing(fresh, tmp_path):
     ties = [row._replace(ranks=[1, 1, 1, 1]) for row in TRAIN]
     with pytest.raises(DataError, match="no untied pair"):
@@ -202,11 +278,12 @@ def test_rankings_of_ties_alone_teach_nothing(fresh, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("prompts", [[[20, 21], [22]], [[20, 21], [20, 21]]])
 @torch.no_grad()
-def test_a_value_is_the_score_of_what_stands_before_the_token(fresh, architecture):
+def test_a_value_is_the_score_of_what_stands_before_the_token(fresh, architecture, prompts):
     """The value function starts as the reward model: its value is the score of the prefix."""
     model = fresh(architecture)
-    prompts, responses = [[20, 21], [22]], [[50, 51, EOS], [52, EOS]]
+    responses = [[50, 51, EOS], [52, EOS]]
     batch = make_sequences(prompts, responses)
     values = to_rows(response_values(model, batch), batch, 3)
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):

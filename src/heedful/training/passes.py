@@ -1,7 +1,7 @@
 """Forward passes that several steps share: over rows of text, and over prompts with responses.
 
-Shapes: N rows of text of T tokens, B sequences (prompt then response), M response tokens in all,
-R longest response.
+Shapes: N rows of text of T tokens, B sequences (prompt then response) in a flat row of T tokens,
+M response tokens in all, R longest response.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from heedful.losses.sft import sft_loss
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states, token_logprobs
 from heedful.models.scalar_model import scalars
-from heedful.training.loop import Adam, learning_rate, require_finite
+from heedful.training.loop import Adam, learning_rate, microbatches, require_finite
 
 # Rows of held-out text in one validation.
 VALID_ROWS = 256
 
 
 class Sequences(NamedTuple):
-    """Prompts with their responses as one flat row, and where the response tokens are predicted."""
+    """Prompts with their responses as one flat row, and where the response tokens are predicted.
+
+    A prompt that several responses share stands in the row once.
+    """
 
     layout: Packed
-    tokens: Tensor  # (T,) all tokens
+    tokens: Tensor  # (T,) all tokens that are computed
     predictors: Tensor  # (M,) index of the position that predicts each response token
     targets: Tensor  # (M,) the response tokens
     row_of: Tensor  # (M,) the sequence of each response token
@@ -41,27 +44,74 @@ class Sequences(NamedTuple):
 def make_sequences(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: Any = "cpu"
 ) -> Sequences:
-    """The packed form of B prompts and their responses (each of at least one token)."""
+    """The packed form of B prompts and their responses.
+
+    Equal prompts are read once, whoever they belong to: their responses go on from the same tokens,
+    exactly as if each had the prompt for itself. (Dropout then falls on their prompt once.)
+    """
     if not all(prompts):
         raise ValueError(
             "an empty prompt predicts no response token: each needs at least one token"
         )
-    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    layout = Packed(lengths, device)
-    flat = [token for p, r in zip(prompts, responses, strict=True) for token in (*p, *r)]
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, _) in enumerate(zip(prompts, responses, strict=True)):
+        by_prompt.setdefault(tuple(prompt), []).append(i)
+    flat: list[int] = []
+    lengths: list[int] = []
+    prefix_of: list[int | None] = []
+    prompt_ends, starts = [0] * len(prompts), [0] * len(prompts)  # of the sequences, in ``flat``
+    for prompt, members in by_prompt.items():
+        first = len(lengths)
+        flat += prompt
+        lengths.append(len(prompt))
+        prefix_of.append(None)
+        prompt_end = len(flat)
+        for i in members:
+            prompt_ends[i], starts[i] = prompt_end, len(flat)
+            flat += responses[i]
+            if len(members) == 1:  # nothing to share: prompt and response are one sequence
+                lengths[first] += len(responses[i])
+            elif responses[i]:
+                lengths.append(len(responses[i]))
+                prefix_of.append(first)
     tokens = torch.tensor(flat, device=device)
-    prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)
-    column = layout.position_ids[0] - prompt_lengths[layout.row_of]
-    targets_at = (column >= 0).nonzero()[:, 0]
+    counts = torch.tensor([len(response) for response in responses], device=device)
+    start, before = torch.tensor(starts, device=device), torch.tensor(prompt_ends, device=device)
+    row_of = torch.arange(len(counts), device=device).repeat_interleave(counts)
+    column_of = torch.arange(len(row_of), device=device) - (counts.cumsum(0) - counts)[row_of]
+    targets_at = start[row_of] + column_of
     return Sequences(
-        layout,
+        Packed(lengths, device, prefix_of),
         tokens,
-        targets_at - 1,
+        torch.where(column_of == 0, before[row_of], targets_at) - 1,
         tokens[targets_at],
-        layout.row_of[targets_at],
-        column[targets_at],
-        layout.starts[1:] - 1,
+        row_of,
+        column_of,
+        torch.where(counts > 0, start + counts, before) - 1,
     )
+
+
+def microbatches_by_prompt(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], max_tokens: int
+) -> list[list[int]]:
+    """Groups of indices of at most ``max_tokens`` computed tokens, those of one prompt together.
+
+    A prompt counts once for all its responses; one with more responses than fit is read again for
+    the next group. A single sequence longer than that is a group of its own.
+    """
+    shares: list[list[int]] = []
+    lengths: list[int] = []
+    newest: dict[tuple[int, ...], int] = {}  # prompt -> the last share of its responses
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        key = tuple(prompt)
+        if key not in newest or lengths[newest[key]] + len(response) > max_tokens:
+            newest[key] = len(shares)
+            shares.append([])
+            lengths.append(len(prompt))
+        shares[newest[key]].append(i)
+        lengths[newest[key]] += len(response)
+    groups = microbatches(lengths, max_tokens)
+    return [[i for share in group for i in shares[share]] for group in groups]
 
 
 def response_logprobs(model: Any, batch: Sequences, temperature: float = 1.0) -> Tensor:

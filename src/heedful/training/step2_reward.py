@@ -1,15 +1,16 @@
 """Step 2: a reward model from rankings (paper 3.5, C.2).
 
-All completions of a prompt are one batch element, with the rankings of all its labelers: K forward
-passes give all pairs, and no completion comes back within an epoch. The ablation ("shuffled_pairs")
-trains on the same pairs one by one, as the paper found to overfit.
+All completions of a prompt are one batch element, with the rankings of all its labelers: the prompt
+is read once, each of its K completions once, and their scores give all pairs; no completion comes
+back within an epoch. The ablation ("shuffled_pairs") trains on the same pairs one by one, as the
+paper found to overfit.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,14 @@ from heedful.training.loop import (
     microbatches,
     require_finite,
 )
-from heedful.training.passes import final_scores, lr_at, make_optimizer, make_sequences
+from heedful.training.passes import (
+    Sequences,
+    final_scores,
+    lr_at,
+    make_optimizer,
+    make_sequences,
+    microbatches_by_prompt,
+)
 
 # Under this accuracy on held-out pairs a reward model gives PPO little to follow.
 LOW_ACCURACY = 0.6
@@ -172,7 +180,7 @@ def _update(
     where = f"step {step + 1}"
     lengths = [_num_tokens(element) for element in batch]
     num_rankings = sum(len(element.ranks) for element in batch)
-    totals = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0}
+    totals = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0, "num_tokens": 0.0}
     for group in microbatches(lengths, config.compute.tokens_per_microbatch):
         part = [batch[i] for i in group]
         loss_sum, stats = _ranking_pass(model, part)
@@ -181,8 +189,8 @@ def _update(
         loss.backward()
         optimizer.collect()
         totals["loss"] += float(loss.detach())
-        totals["num_correct"] += float(stats["num_correct"])
-        totals["num_pairs"] += float(stats["num_pairs"])
+        for key in ("num_correct", "num_pairs", "num_tokens"):
+            totals[key] += float(stats[key])
     lr = lr_at(config.optim, step, num_steps)
     grad_norm = optimizer.step(lr, batch, run_dir, where)
     timer.lap("update")
@@ -193,19 +201,20 @@ def _update(
         "reward/num_pairs": totals["num_pairs"],
         "optim/lr": lr,
         "optim/grad_norm": grad_norm,
-        "speed/tokens_per_s": sum(lengths) / seconds,
+        "speed/tokens_per_s": totals["num_tokens"] / seconds,
         "speed/pairs_per_s": totals["num_pairs"] / seconds,
-        "speed/flops_per_s": 6 * num_parameters(model) * sum(lengths) / seconds,
+        "speed/flops_per_s": 6 * num_parameters(model) * totals["num_tokens"] / seconds,
         "time/update_s": seconds,
     }
 
 
 def _num_tokens(element: Element) -> int:
-    return sum(len(element.prompt) + len(response) for response in element.responses)
+    """The tokens that are computed: the prompt once, and its responses."""
+    return len(element.prompt) + sum(map(len, element.responses))
 
 
 def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss sum over rankings, stats) of one forward pass over all responses."""
+    """(loss sum over rankings, stats) of one pass over all prompts and their responses."""
     rows = [(element.prompt, response) for element in batch for response in element.responses]
     sequences = make_sequences([prompt for prompt, _ in rows], [response for _, response in rows])
     scores = final_scores(model, sequences)
@@ -216,7 +225,8 @@ def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[st
             places += [start + place for place in own_places]
             ranks += own_ranks
         start += len(element.responses)
-    return ranking_loss(scores[places], torch.tensor(ranks), torch.tensor(group))
+    loss_sum, stats = ranking_loss(scores[places], torch.tensor(ranks), torch.tensor(group))
+    return loss_sum, stats | {"num_tokens": torch.tensor(len(sequences.tokens))}
 
 
 @torch.no_grad()
@@ -238,15 +248,27 @@ def evaluate(model: Any, rankings: Sequence[RankedPrompt], max_tokens: int) -> P
 
 @torch.no_grad()
 def score_all(model: Any, examples: Sequence[Example], max_tokens: int) -> Tensor:
-    """(N,) scores of prompts with responses, in their order."""
+    """(N,) scores of prompts with responses, in their order.
+
+    A prompt is read once for all its responses, and equal responses of it once, so that they tie:
+    read twice, rounding would put one above the other.
+    """
     model.eval()
-    scores = torch.empty(len(examples))
-    lengths = [len(e.prompt) + len(e.response) for e in examples]
-    for group in microbatches(lengths, max_tokens):
-        part = [examples[i] for i in group]
-        sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
-        scores[group] = final_scores(model, sequences)
-    return scores
+    place: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    places = [place.setdefault((tuple(e.prompt), tuple(e.response)), len(place)) for e in examples]
+    distinct = [Example(list(prompt), list(response)) for prompt, response in place]
+    scores = torch.empty(len(distinct))
+    for indices, batch in _batches(distinct, max_tokens):
+        scores[indices] = final_scores(model, batch)
+    return scores[places]
+
+
+def _batches(examples: Sequence[Example], max_tokens: int) -> Iterator[tuple[list[int], Sequences]]:
+    """Micro-batches of examples with the indices of theirs, those of one prompt together."""
+    prompts, responses = [e.prompt for e in examples], [e.response for e in examples]
+    for indices in microbatches_by_prompt(prompts, responses, max_tokens):
+        part = ([prompts[i] for i in indices], [responses[i] for i in indices])
+        yield indices, make_sequences(*part)
 
 
 @torch.no_grad()
@@ -256,10 +278,7 @@ def _center(
     """Folds the bias with which demonstrations score 0 on average into the head."""
     model.eval()
     hidden = []
-    lengths = [len(e.prompt) + len(e.response) for e in demonstrations]
-    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
-        part = [demonstrations[i] for i in group]
-        batch = make_sequences([e.prompt for e in part], [e.response for e in part])
+    for _, batch in _batches(demonstrations, config.compute.tokens_per_microbatch):
         states = hidden_states(model, batch.tokens, batch.layout)
         hidden.append(states.index_select(0, batch.last).float())
     folded = center(model, torch.cat(hidden), optimizer.master_of)
