@@ -16,8 +16,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tomli_w
-
 HERE = Path(__file__).resolve().parent
 # glibc keeps freed memory and maps no block alone: heedful asks for it itself, the peer is given it
 ALLOCATOR = {
@@ -70,16 +68,6 @@ def machine_busy_s() -> float:
         return 0.0
     user, nice, system, _idle, _wait, *rest = map(int, stat.read_text().split("\n")[0].split()[1:])
     return (user + nice + system + sum(rest[:3])) / os.sysconf("SC_CLK_TCK")
-
-
-def run_heed(command: str, settings: dict[str, Any], threads: int) -> Child:
-    """Runs ``heed <command>`` with settings, as a user does; they name its run directory."""
-    run_dir = Path(settings["run_dir"])
-    run_dir.mkdir(parents=True, exist_ok=True)
-    file = run_dir / "settings.toml"
-    file.write_text(tomli_w.dumps(settings), encoding="utf-8")
-    line = [sys.executable, "-m", "heedful.cli", command, file, "--overwrite"]
-    return run_child(line, run_dir / "log.txt", threads)
 
 
 def make_workload(settings: dict[str, Any], directory: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ in bf16); bf16 (all four networks, without fp32 masters). It reuses the sampler'
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -62,6 +63,9 @@ class Phases:
 
 def main() -> None:
     task = read_task()
+    precision = "bf16" if "autocast" in task["variant"] else "no"
+    # as ``accelerate launch --mixed_precision`` sets it: this trainer does not look at ``bf16``
+    os.environ["ACCELERATE_MIXED_PRECISION"] = precision
     tokenizer = load_tokenizer(task)
     tokenizer.padding_side = "left"
     prompts = [{"input_ids": tokenizer.encode(row["text"])} for row in rows(task, "prompts")]
@@ -97,9 +101,8 @@ def main() -> None:
         train_dataset=data,
         eval_dataset=data.select(range(2)),
     )
-    wanted = "bf16" if "autocast" in task["variant"] else "no"
-    if trainer.accelerator.mixed_precision != wanted:
-        raise RuntimeError(f"autocast is {trainer.accelerator.mixed_precision}, not {wanted}")
+    if trainer.accelerator.mixed_precision != precision:
+        raise RuntimeError(f"autocast is {trainer.accelerator.mixed_precision}, not {precision}")
     phases = Phases(tokenizer.eos_token_id)
     phases.watch(trainer)
     trainer.train()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import measure
+import ours
 from workload import ARCHITECTURES
 
 ROOT = measure.HERE.parent
@@ -46,11 +47,9 @@ VARIANTS = {
     ("generate", "peer"): list(product(("bf16", "fp32"), ("dynamic", "static", "continuous"))),
     ("ppo", "peer"): [("autocast",), ("fp32",), ("bf16",)],
 }
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 # After the first repeat the peer keeps the variants that reach this share of its best.
 KEEP_SHARE = 0.8
 BUSY_SHARE = 0.05
-PHASES = {"rollout": "generate", "experience": "score", "optimize": "optimize"}
 
 
 @dataclass(frozen=True)
@@ -209,9 +208,7 @@ def measured(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     elif run.work == "generate":
         child, result = run_engine(run, sizes, directory, place, options.threads)
     else:
-        settings = heed_settings(run, sizes, directory, place, options.threads)
-        child = measure.run_heed(run.work, settings, options.threads)
-        result = heed_result(run.work, sizes, counts, measure.rows_of(place / "metrics.jsonl"))
+        child, result = run_training(run, sizes, directory, place, counts, options.threads)
     seconds, units = result["steps_s"][1:], result["units"][1:]
     phases = result.get("phases_s", [])[1:]
     return {
@@ -245,58 +242,33 @@ def workload_settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     return settings | {"response_tokens": sizes.response_tokens} | none | own
 
 
-def heed_settings(
-    run: Run, sizes: Sizes, directory: Path, place: Path, threads: int
-) -> dict[str, Any]:
-    """The settings of ``heed sft``, ``heed reward`` or ``heed ppo`` for a run."""
-    common = {
-        "run_dir": str(place),
-        "compute": {"dtype": DTYPES[run.variant[0]], "threads": threads},
-        "log": {"save_every": 0},
-    }
-    policy, reward_model = str(directory / "policy"), str(directory / "reward_model")
-    if run.work == "ppo":
-        ppo = {
-            "episodes": sizes.episodes * sizes.steps["ppo"],
-            "batch_size": sizes.episodes,
-            "minibatch_size": sizes.episodes // sizes.minibatches,
-            "recompute_logprobs": "reuse" not in run.variant,
-        }
-        return common | {
-            "policy": policy,
-            "reward_model": reward_model,
-            "data": {"prompts": [str(directory / "prompts.jsonl")]},
-            "ppo": ppo,
-            "sampling": {"max_new_tokens": sizes.response_tokens},
-            "log_samples_every": 0,
-        }
-    name, batch_size = {
-        "sft": ("demonstrations", sizes.demonstrations),
-        "reward": ("comparisons", sizes.comparisons),
+def run_training(
+    run: Run, sizes: Sizes, directory: Path, place: Path, counts: dict[str, Any], threads: int
+) -> tuple[measure.Child, dict[str, Any]]:
+    """Our training command, and what its steps are counted in."""
+    batch_size = {
+        "sft": sizes.demonstrations,
+        "reward": sizes.comparisons,
+        "ppo": sizes.episodes,
     }[run.work]
-    settings = common | {
-        "base": policy,
-        "data": {name: [str(directory / f"{name}.jsonl")]},
-        "epochs": 1,
-        "optim": {"lr": 1e-5, "batch_size": batch_size, "schedule": "constant"},
-    }
-    return settings | ({"dropout": 0.0} if run.work == "sft" else {})
-
-
-def heed_result(
-    work: str, sizes: Sizes, counts: dict[str, Any], rows: list[dict[str, Any]]
-) -> dict[str, list[Any]]:
-    """Seconds and units of every step of a run of ours, from its metrics.jsonl."""
-    if work == "ppo":
-        phases = [{to: row[f"time/{name}_s"] for name, to in PHASES.items()} for row in rows]
-        return {
-            "steps_s": [sum(step.values()) for step in phases],
-            "units": [row["ppo/length"] * sizes.episodes for row in rows],
-            "phases_s": phases,
-        }
-    tokens = counts["tokens_per_demonstration"] * sizes.demonstrations
-    units = {"sft": tokens, "reward": sizes.pairs * sizes.comparisons}[work]
-    return {"steps_s": [row["time/update_s"] for row in rows], "units": [units] * len(rows)}
+    work = ours.Work(
+        run.work,
+        run.variant[0],
+        threads,
+        batch_size,
+        sizes.steps[run.work],
+        minibatch_size=sizes.episodes // sizes.minibatches,
+        response_tokens=sizes.response_tokens,
+        recompute="reuse" not in run.variant,
+    )
+    child, steps = ours.run(work, directory, place)
+    # batches differ a little in their tokens; a run is one pass over the rows, so the mean is right
+    units = {
+        "sft": [counts["tokens_per_demonstration"] * sizes.demonstrations] * work.steps,
+        "reward": [sizes.pairs * sizes.comparisons] * work.steps,
+        "ppo": steps.response_tokens,
+    }[run.work]
+    return child, {"steps_s": steps.seconds, "units": units, "phases_s": steps.phases_s}
 
 
 def run_engine(
@@ -322,7 +294,7 @@ def run_peer(
         "out": str(out),
         "variant": run.variant,
         "steps": sizes.steps[run.work],
-        "lr": 1e-5,
+        "lr": ours.LR,
         "batch_size": sizes.generated if run.work == "generate" else sizes.demonstrations,
         "pairs_per_prompt": sizes.pairs,
         "prompts_per_update": sizes.comparisons,

@@ -1,0 +1,95 @@
+"""Our side of the benchmarks: ``heed sft``, ``heed reward`` and ``heed ppo`` as a user runs them.
+
+Seconds come from the run's metrics.jsonl; the first step, which warms up, is among them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tomli_w
+from measure import Child, rows_of, run_child
+
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+LR = 1e-5
+# What step 3 calls its phases, and what the benchmarks call them.
+PHASES = {"rollout": "generate", "experience": "score", "optimize": "optimize"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training command on a workload: ``steps`` updates (iterations of PPO)."""
+
+    name: str  # sft, reward or ppo
+    dtype: str  # bf16 or fp32
+    threads: int
+    batch_size: int  # demonstrations, comparisons or episodes of a step
+    steps: int
+    minibatch_size: int = 0  # episodes; PPO alone
+    response_tokens: int = 64  # longest; PPO alone
+    recompute: bool = True  # the rollout's log-probabilities; PPO alone
+
+
+class Steps(NamedTuple):
+    """What a run's metrics say, one value a step."""
+
+    seconds: list[float]
+    phases_s: list[dict[str, float]]  # empty but for PPO
+    response_tokens: list[float]  # the same
+
+
+def settings_of(work: Work, workload: Path, run_dir: Path) -> dict[str, Any]:
+    """The settings of the command, as its TOML file has them."""
+    common = {
+        "run_dir": str(run_dir),
+        "compute": {"dtype": DTYPES[work.dtype], "threads": work.threads},
+        "log": {"save_every": 0},
+    }
+    policy, reward_model = str(workload / "policy"), str(workload / "reward_model")
+    if work.name == "ppo":
+        return common | {
+            "policy": policy,
+            "reward_model": reward_model,
+            "data": {"prompts": [str(workload / "prompts.jsonl")]},
+            "ppo": {
+                "episodes": work.batch_size * work.steps,
+                "batch_size": work.batch_size,
+                "minibatch_size": work.minibatch_size,
+                "lr": LR,
+                "recompute_logprobs": work.recompute,
+            },
+            "sampling": {"max_new_tokens": work.response_tokens},
+            "log_samples_every": 0,
+        }
+    name = {"sft": "demonstrations", "reward": "comparisons"}[work.name]
+    settings = common | {
+        "base": policy,
+        "data": {name: [str(workload / f"{name}.jsonl")]},
+        "epochs": 1,
+        "optim": {"lr": LR, "batch_size": work.batch_size, "schedule": "constant"},
+    }
+    return settings | ({"dropout": 0.0} if work.name == "sft" else {})
+
+
+def run(work: Work, workload: Path, run_dir: Path) -> tuple[Child, Steps]:
+    """Runs the command in a process of its own."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    file = run_dir / "settings.toml"
+    file.write_text(tomli_w.dumps(settings_of(work, workload, run_dir)), encoding="utf-8")
+    line = [sys.executable, "-m", "heedful.cli", work.name, file, "--overwrite"]
+    child = run_child(line, run_dir / "log.txt", work.threads)
+    return child, steps_of(work, rows_of(run_dir / "metrics.jsonl"))
+
+
+def steps_of(work: Work, rows: list[dict[str, Any]]) -> Steps:
+    """Seconds and, of PPO, phases and response tokens, from the rows of metrics.jsonl."""
+    if len(rows) != work.steps:
+        raise SystemExit(f"{work.name}: {len(rows)} steps were logged, {work.steps} were asked for")
+    if work.name != "ppo":
+        return Steps([row["time/update_s"] for row in rows], [], [])
+    phases = [{to: row[f"time/{name}_s"] for name, to in PHASES.items()} for row in rows]
+    tokens = [row["ppo/length"] * work.batch_size for row in rows]
+    return Steps([sum(step.values()) for step in phases], phases, tokens)
