@@ -7,6 +7,7 @@ unless --debug is given.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from heedful.errors import ConfigError, HeedfulError
 from heedful.memory import tune_allocator
 
 RECIPES = Path(__file__).parent / "recipes"
+PROFILED = (*TRAINING, "sample")
 # What a command has left in its run_dir when it has ended; the others are quick, or only measure.
 RESULTS = {
     "tokenizer": "tokenizer.json",
@@ -138,7 +140,13 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
         action="store_true",
         help="start over: drop the training state, replace what a finished run has made",
     )
-    step.set_defaults(handler=_step)
+    if name in PROFILED:
+        step.add_argument(
+            "--profile",
+            action="store_true",
+            help="profile some updates: where the time goes, beside what the machine can do",
+        )
+    step.set_defaults(handler=_step, profile=False)
 
 
 def _add_prompts(commands: Any) -> None:
@@ -239,8 +247,16 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
                 )
             print(f"{run_dir} is finished: nothing is left to do", file=sys.stderr)
             return 0
+        if options.profile:  # read by torch when it is imported: no notes of start and stop
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         module = importlib.import_module(f"heedful.commands.{command.module}")
-        getattr(module, command.function)(config, resume=options.resume)
+        run = functools.partial(getattr(module, command.function), config, resume=options.resume)
+        if options.profile:
+            from heedful.commands.profile import run_profiled
+
+            run_profiled(options.command, run)
+        else:
+            run()
     return 0
 
 

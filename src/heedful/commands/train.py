@@ -56,6 +56,7 @@ from heedful.rollout.engine import end_tokens, sample
 from heedful.rollout.experience import MISSING_EOS_SCORE, penalize_cut
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
 from heedful.training.checkpoint import start_run
+from heedful.training.profiling import watched
 
 EOS_TOKEN = "<|endoftext|>"
 VALID_SCORES_FILE = "valid_scores.jsonl"
@@ -83,7 +84,8 @@ def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
         config = config.model_copy(update={"compute": compute})
     start_run(config, run_dir)
     disable_progress_bar()  # transformers' bars; ours is the one to look at
-    return config, run_dir, file_progress(run_dir)
+    dtype = compute.dtype if isinstance(compute, Compute) else ""
+    return config, run_dir, watched(file_progress(run_dir), run_dir, dtype)
 
 
 def _decided_dtype(name: str, run_dir: Path) -> str:
@@ -319,6 +321,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         evaluators=evaluators,
         observers=[] if config.gold is None else [_gold_observer(config.gold, template)],
         decode=template.decode_response,
+        generate=step3_ppo.sample,  # looked up now, where a profile has labelled it
         progress=progress,
     )
     models.policy = merged(models.policy, lambda: load_language_model(config.policy), tokenizer)

@@ -1,0 +1,124 @@
+"""The window of a profile: which updates it has, what its labels do, and that nothing stays."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from heedful.training.profiling import (
+    Label,
+    Recorder,
+    Window,
+    labelled,
+    matmul_rate,
+    watched,
+    watching,
+)
+from heedful.training.trace import operations, phase_seconds, read_trace
+
+
+def window_of(tmp_path: Path, window: Window, total: int, first: int = 0):
+    """(updates in the trace, what advance gave): update i adds i one-row matrices, i + 1 wide."""
+    recorder = Recorder(tmp_path / "trace.json.gz", window)
+    recorder.start()
+    given = []
+    for update in range(first + 1, total + 1):
+        torch.mm(torch.zeros(1, update), torch.zeros(update, 1))
+        given.append(recorder.advance(update, total))
+    recorder.abandon()
+    calls = operations(read_trace(recorder.trace))
+    updates = [call.shapes[0][1] for call in calls if call.name == "aten::mm"]
+    return updates, [recorded for recorded in given if recorded is not None]
+
+
+@pytest.mark.parametrize(
+    ("total", "updates", "num_before"),
+    [(9, [4, 5], 2), (5, [4, 5], 2), (4, [4], 2), (3, [3], 0), (2, [2], 0), (1, [1], 0)],
+)
+def test_the_window_is_after_the_warm_up_or_at_the_end_of_a_short_run(
+    tmp_path, total: int, updates: list[int], num_before: int
+):
+    found, recorded = window_of(tmp_path, Window(3, 2), total)
+    assert found == updates
+    (only,) = recorded
+    assert (only.last, only.num_updates) == (updates[-1], len(updates))
+    assert only.num_before == num_before  # warm and without the profiler: the second and third
+    assert only.seconds > 0
+    assert only.peak_gib > 0
+
+
+def test_a_resumed_run_warms_up_again(tmp_path):
+    found, (recorded,) = window_of(tmp_path, Window(2, 2), 20, first=10)
+    assert found == [13, 14]
+    assert (recorded.last, recorded.num_before) == (14, 1)
+
+
+def test_labels_make_phases_and_leave_no_trace(tmp_path):
+    """score is sealed: the product inside it stays there; collect is open around both."""
+    tokens_of = [3, 4]
+    step = types.SimpleNamespace()
+    step.product = lambda: torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+    step.score = lambda: step.product()
+    step.sample = lambda: tokens_of.pop(0)
+    step.collect = lambda: [step.score(), step.product(), step.sample()]
+    before = vars(step).copy()
+    labels = [
+        Label(step, "collect", "experience", is_open=True),
+        Label(step, "score", "score"),
+        Label(step, "product", "values"),
+        Label(step, "sample", "generate", count=lambda number: number),
+    ]
+    with labelled(labels) as tokens:
+        step.collect()
+        recorder = Recorder(tmp_path / "trace.json.gz", Window(0, 1), tokens)
+        recorder.start()
+        result = step.collect()
+        recorded = recorder.advance(1, 1)
+    assert torch.equal(result[0], torch.full((2, 2), 2.0))
+    assert vars(step) == before
+    assert recorded is not None
+    assert (tokens.num, recorded.num_tokens) == (7, 4)
+    events = read_trace(recorder.trace)
+    assert phase_seconds(events).keys() == {"experience", "score", "values", "generate"}
+    phases = [call.phase for call in operations(events) if call.name == "aten::mm"]
+    assert phases == ["score", "values"]
+
+
+def test_labels_come_off_after_an_error_and_name_what_is_missing():
+    step = types.SimpleNamespace(collect=lambda: 1 / 0)
+    before = step.collect
+    with pytest.raises(ZeroDivisionError), labelled([Label(step, "collect", "experience")]):
+        step.collect()
+    assert step.collect is before
+    with pytest.raises(KeyError, match="gone"), labelled([Label(step, "gone", "forward")]):
+        pass
+
+
+def test_a_callback_is_watched_only_while_asked_for(tmp_path):
+    def progress(done: int, total: int) -> None: ...
+
+    def other(done: int, total: int) -> None: ...
+
+    asked = []
+
+    def watcher(*arguments):
+        asked.append(arguments)
+        return other
+
+    assert watched(progress, tmp_path, "float32") is progress
+    with watching(watcher):
+        assert watched(progress, tmp_path, "float32") is other
+    assert asked == [(progress, tmp_path, "float32")]
+    assert watched(progress, tmp_path, "float32") is progress
+
+
+def test_a_rate_is_plausible_and_takes_no_random_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    rates = [matmul_rate(shape, torch.float32, 0.01) for shape in ((64, 64, 64), (2, 64, 64, 64))]
+    assert torch.equal(torch.rand(3), expected)
+    assert all(1e6 < rate < 1e15 for rate in rates)
