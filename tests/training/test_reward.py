@@ -214,7 +214,7 @@ def test_scores_and_gradients_of_shared_prompts_are_those_of_separate_ones(fresh
     ours, theirs = fresh(architecture), fresh(architecture)
     theirs.set_attn_implementation("eager")
     weights = torch.randn(len(PROMPTS), generator=torch.Generator().manual_seed(0))
-    batch = make_sequences(PROMPTS, RESPONSES)
+    batch = make_sequences(PROMPTS, RESPONSES, share_prompts=True)
     assert len(batch.tokens) == 6 + 2 + 1 + 2 + sum(map(len, RESPONSES))
     scores = final_scores(ours, batch)
     rows = [torch.tensor([p + r]) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
@@ -284,7 +284,7 @@ def test_a_value_is_the_score_of_what_stands_before_the_token(fresh, architectur
     """The value function starts as the reward model: its value is the score of the prefix."""
     model = fresh(architecture)
     responses = [[50, 51, EOS], [52, EOS]]
-    batch = make_sequences(prompts, responses)
+    batch = make_sequences(prompts, responses, share_prompts=True)
     values = to_rows(response_values(model, batch), batch, 3)
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         for j in range(len(response)):

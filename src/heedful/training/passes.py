@@ -42,26 +42,32 @@ class Sequences(NamedTuple):
 
 
 def make_sequences(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: Any = "cpu"
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    device: Any = "cpu",
+    *,
+    share_prompts: bool = False,
 ) -> Sequences:
     """The packed form of B prompts and their responses.
 
-    Equal prompts are read once, whoever they belong to: their responses go on from the same tokens,
-    exactly as if each had the prompt for itself. (Dropout then falls on their prompt once.)
+    With ``share_prompts`` equal prompts are read once, and their responses go on from the same
+    tokens: scores and gradients are those of each having the prompt for itself, for less work.
+    (Dropout would fall on the prompt once for all of them.)
     """
     if not all(prompts):
         raise ValueError(
             "an empty prompt predicts no response token: each needs at least one token"
         )
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    by_prompt: dict[tuple[int, ...] | int, list[int]] = {}
     for i, (prompt, _) in enumerate(zip(prompts, responses, strict=True)):
-        by_prompt.setdefault(tuple(prompt), []).append(i)
+        by_prompt.setdefault(tuple(prompt) if share_prompts else i, []).append(i)
     flat: list[int] = []
     lengths: list[int] = []
     prefix_of: list[int | None] = []
     prompt_ends, starts = [0] * len(prompts), [0] * len(prompts)  # of the sequences, in ``flat``
-    for prompt, members in by_prompt.items():
+    for members in by_prompt.values():
         first = len(lengths)
+        prompt = prompts[members[0]]
         flat += prompt
         lengths.append(len(prompt))
         prefix_of.append(None)

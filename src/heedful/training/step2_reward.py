@@ -216,7 +216,8 @@ def _num_tokens(element: Element) -> int:
 def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss sum over rankings, stats) of one pass over all prompts and their responses."""
     rows = [(element.prompt, response) for element in batch for response in element.responses]
-    sequences = make_sequences([prompt for prompt, _ in rows], [response for _, response in rows])
+    prompts, responses = zip(*rows, strict=True)
+    sequences = make_sequences(prompts, responses, share_prompts=True)
     scores = final_scores(model, sequences)
     start, places, ranks, group = 0, [], [], []  # of every ranked response of every ranking
     for element in batch:
@@ -268,7 +269,7 @@ def _batches(examples: Sequence[Example], max_tokens: int) -> Iterator[tuple[lis
     prompts, responses = [e.prompt for e in examples], [e.response for e in examples]
     for indices in microbatches_by_prompt(prompts, responses, max_tokens):
         part = ([prompts[i] for i in indices], [responses[i] for i in indices])
-        yield indices, make_sequences(*part)
+        yield indices, make_sequences(*part, share_prompts=True)
 
 
 @torch.no_grad()
