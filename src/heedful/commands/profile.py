@@ -147,7 +147,8 @@ def make_report(command: str, run_dir: Path, dtype: str, recorded: Recorded) -> 
         for phase in sorted(seconds, key=lambda phase: -seconds[phase])
     ]
     operators = _operators(calls, peak)[:NUM_OPERATORS]
-    for row in (*phases, *operators):
+    rows: list[dict[str, Any]] = [*phases, *operators]
+    for row in rows:
         row["share"] = row["seconds"] / total_s
     return {
         "command": command,

@@ -119,8 +119,9 @@ class Recorder:
     def start(self) -> None:
         """Begins to record."""
         self._began = self._num_calls
-        self._profiler = profile(activities=_activities(), record_shapes=True)
-        self._profiler.start()
+        profiler = profile(activities=_activities(), record_shapes=True)
+        profiler.start()
+        self._profiler = profiler
         self._tokens_before = self.tokens.num
         self._since = time.perf_counter()
 
