@@ -5,12 +5,23 @@ Variants: dtype (fp32, bf16) and cache: dynamic, static, or continuous (its cont
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peer_common import load, load_tokenizer, read_task, rows, write_result
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.generation import ContinuousBatchingConfig
+
+# Tokens in a page of the cache of continuous batching. It gets the pages that it can use: on a
+# processor it would take most of the machine's memory by itself, and touch all of it.
+PAGE_TOKENS = 128
+
+# One call for all prompts; returns the response tokens.
+Call = Callable[[], int]
 
 
 def main() -> None:
@@ -31,33 +42,55 @@ def main() -> None:
     cache = task["variant"][1]
     if cache == "static":
         settings.cache_implementation = "static"
-    call = continuous if cache == "continuous" else batched
     steps_s, units = [], []
-    for _ in range(task["steps"]):
-        start = time.perf_counter()
-        units.append(call(model, prompts, settings))
-        steps_s.append(time.perf_counter() - start)
+    with (continuous if cache == "continuous" else batched)(model, prompts, settings) as call:
+        for _ in range(task["steps"]):
+            start = time.perf_counter()
+            units.append(call())
+            steps_s.append(time.perf_counter() - start)
     write_result(task, steps_s=steps_s, units=units)
 
 
-@torch.no_grad()
-def batched(model: Any, prompts: list[list[int]], settings: GenerationConfig) -> int:
-    """Response tokens of one call on left-padded prompts."""
+@contextmanager
+def batched(model: Any, prompts: list[list[int]], settings: GenerationConfig) -> Iterator[Call]:
+    """generate on left-padded prompts."""
     longest, pad = max(map(len, prompts)), settings.pad_token_id
     tokens = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
-    output = model.generate(
-        tokens, attention_mask=(tokens != pad).long(), generation_config=settings
+    mask = (tokens != pad).long()
+
+    def call() -> int:
+        output = model.generate(tokens, attention_mask=mask, generation_config=settings)
+        return int((output[:, longest:] != pad).sum())
+
+    yield call
+
+
+@contextmanager
+def continuous(model: Any, prompts: list[list[int]], settings: GenerationConfig) -> Iterator[Call]:
+    """The library's continuous batching; its thread starts once, before the first call."""
+    longest = max(map(len, prompts)) + settings.max_new_tokens
+    sizes = ContinuousBatchingConfig(
+        page_size=PAGE_TOKENS,
+        num_blocks=len(prompts) * math.ceil(longest / PAGE_TOKENS) + 1,
+        max_batch_tokens=sum(map(len, prompts)),
     )
-    return int((output[:, longest:] != pad).sum())
+    with model.continuous_batching_context_manager(
+        generation_config=settings, continuous_batching_config=sizes
+    ) as manager:
 
+        def call() -> int:
+            waiting = len(manager.add_requests(prompts, max_new_tokens=settings.max_new_tokens))
+            num_tokens = 0
+            while waiting:
+                result = manager.get_result(timeout=1)
+                if result is None and not manager.is_running():
+                    raise RuntimeError("continuous batching has ended before its requests")
+                if result is not None and result.is_finished():
+                    num_tokens += len(result.generated_tokens)
+                    waiting -= 1
+            return num_tokens
 
-@torch.no_grad()
-def continuous(model: Any, prompts: list[list[int]], settings: GenerationConfig) -> int:
-    """Response tokens of one call of the library's continuous batching."""
-    outputs = model.generate_batch(inputs=prompts, generation_config=settings)
-    if len(outputs) != len(prompts):
-        raise RuntimeError(f"{len(outputs)} of {len(prompts)} prompts were answered")
-    return sum(len(output.generated_tokens) for output in outputs.values())
+        yield call
 
 
 if __name__ == "__main__":
