@@ -380,7 +380,10 @@ def test_tokens_of_all_epochs_and_of_the_text_are_counted(networks, toy_reward, 
     config = settings(tmp_path, ppo=ppo)
     run(config, networks(), text=TEXT, observers=[lambda batch, e: seen.append(e) or {}])
     (row,) = read_metrics(tmp_path)
-    seconds = sum(value for key, value in row.items() if key.startswith("time/"))
+    seconds = sum(row[f"time/{phase}_s"] for phase in ("rollout", "experience", "optimize"))
+    # what is listed by itself is within them
+    assert row["time/reference_s"] + row["time/values_s"] < row["time/experience_s"]
+    assert 0 < row["time/ptx_s"] < row["time/optimize_s"]
     episodes = sum(map(len, [*seen[0].prompts, *seen[0].responses]))
     expected = 2 * episodes + 2 * 32 * 3 * 8
     assert row["speed/tokens_per_s"] * seconds == pytest.approx(expected)

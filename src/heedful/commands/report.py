@@ -14,6 +14,12 @@ from heedful.metrics import METRICS_FILE, read_metrics, replacing
 from heedful.report import write_report
 
 SUMMARY_FILE = "summary.json"
+# Phases that are logged by themselves and within another (docs/metrics.md).
+PARTS = {
+    *("data", "forward", "backward", "optimizer"),  # of an update
+    *("reference", "values", "score", "logprobs"),  # of the experience
+    "ptx",  # of the updates of PPO
+}
 
 
 def run_report(config: ReportConfig, resume: bool = False) -> None:
@@ -55,11 +61,17 @@ def stage_costs(run: Path) -> list[dict[str, Any]]:
 def _total(rows: list[dict[str, Any]], rate: str) -> float | None:
     """The sum over steps of a rate times the step's seconds, or None where it was not logged."""
     parts = [
-        row[rate] * sum(v for key, v in row.items() if key.startswith("time/") and v is not None)
+        row[rate] * sum(v for key, v in row.items() if _is_phase(key) and v is not None)
         for row in rows
         if row.get(rate) is not None
     ]
     return sum(parts) if parts else None
+
+
+def _is_phase(key: str) -> bool:
+    """Whether a key has seconds that are not a part of another's."""
+    name = key.removeprefix("time/").removesuffix("_s")
+    return key.startswith("time/") and name not in PARTS
 
 
 def lineage(run: Path) -> list[dict[str, Any]]:

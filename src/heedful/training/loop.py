@@ -234,11 +234,19 @@ class Timer:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
+    def restart(self) -> None:
+        """Leaves out the time since the last lap."""
+        self._last = time.perf_counter()
+
     def lap(self, name: str) -> None:
         """Adds the time since the last lap to ``name``."""
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
+
+    def total(self) -> float:
+        """Seconds of all phases together."""
+        return sum(self.seconds.values())
 
     def metrics(self) -> dict[str, float]:
         """``time/<phase>_s`` of every phase."""

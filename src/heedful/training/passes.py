@@ -20,7 +20,7 @@ from heedful.losses.sft import sft_loss
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states, token_logprobs
 from heedful.models.scalar_model import scalars
-from heedful.training.loop import Adam, learning_rate, microbatches, require_finite
+from heedful.training.loop import Adam, Timer, learning_rate, microbatches, require_finite
 
 # Rows of held-out text in one validation.
 VALID_ROWS = 256
@@ -177,12 +177,14 @@ def accumulate_text(
     where: str,
     weight: float = 1.0,
     collect: Callable[[], None] = lambda: None,
+    timer: Timer | None = None,
 ) -> float:
     """The per-token mean loss of rows (N, T); adds ``weight`` times its gradient to the model's.
 
     Text goes through the model in micro-batches, with ``collect`` called after each; the division
-    by the global count makes their sum the gradient of the one big batch.
+    by the global count makes their sum the gradient of the one big batch. ``timer`` gets laps.
     """
+    timer = timer or Timer()
     count = rows.shape[0] * (rows.shape[1] - 1)
     total = 0.0
     step = max(1, max_tokens // rows.shape[1])
@@ -190,8 +192,10 @@ def accumulate_text(
         part = rows[start : start + step]
         loss = _text_loss_sum(model, part) / count
         require_finite(loss, part, run_dir, where)
+        timer.lap("forward")
         (weight * loss).backward()
         collect()
+        timer.lap("backward")
         total += float(loss.detach())
     return total
 

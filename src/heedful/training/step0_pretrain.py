@@ -46,6 +46,7 @@ def train(
     for step in range(first_step, num_steps):
         timer = Timer()
         batch = rows.draw(optim.batch_size, derive_seed(config.seed, "text", step))
+        timer.lap("data")
         where = f"step {step + 1}"
         model.train()
         loss = accumulate_text(
@@ -55,16 +56,18 @@ def train(
             run_dir,
             where,
             collect=optimizer.collect,
+            timer=timer,
         )
         lr = lr_at(optim, step, num_steps)
         grad_norm = optimizer.step(lr, batch, run_dir, where)
-        timer.lap("update")
+        timer.lap("optimizer")
         last = {
             "pretrain/loss": loss,
             "optim/lr": lr,
             "optim/grad_norm": grad_norm,
-            "speed/tokens_per_s": tokens_per_step / timer.seconds["update"],
-            "speed/flops_per_s": flops_per_step / timer.seconds["update"],
+            "speed/tokens_per_s": tokens_per_step / timer.total(),
+            "speed/flops_per_s": flops_per_step / timer.total(),
+            "time/update_s": timer.total(),
             "data/tokens": float((step + 1) * tokens_per_step),
         }
         every = log_config.valid_every

@@ -143,18 +143,22 @@ def _update(
     for group in microbatches(lengths, config.compute.tokens_per_microbatch):
         part = [batch[i] for i in group]
         sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
+        timer.lap("data")
         logprobs = response_logprobs(model, sequences)[None]
         loss_sum, _ = sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))
         loss = loss_sum / num_targets
         require_finite(loss, part, run_dir, where)
+        timer.lap("forward")
         ((1 - mix) * loss).backward()
         optimizer.collect()
+        timer.lap("backward")
         loss_total += float(loss.detach())
     stats = {"sft/loss": loss_total}
     num_tokens = sum(lengths)
     if mix > 0 and text is not None:
         num_rows = max(1, round(len(batch) * mix / (1 - mix)))
         rows = text.draw(num_rows, derive_seed(config.seed, "text", step))
+        timer.lap("data")
         stats["sft/text_loss"] = accumulate_text(
             model,
             rows,
@@ -163,18 +167,19 @@ def _update(
             where,
             weight=mix,
             collect=optimizer.collect,
+            timer=timer,
         )
         num_tokens += rows.numel()
     lr = lr_at(config.optim, step, num_steps)
     stats |= {"optim/lr": lr, "optim/grad_norm": optimizer.step(lr, batch, run_dir, where)}
-    timer.lap("update")
-    seconds = timer.seconds["update"]
+    timer.lap("optimizer")
+    seconds = timer.total()
     stats |= {
         "speed/tokens_per_s": num_tokens / seconds,
         "speed/flops_per_s": 6 * num_parameters(model) * num_tokens / seconds,
         "time/update_s": seconds,
     }
-    return stats
+    return stats | timer.metrics()
 
 
 def _num_tokens(example: Example) -> int:

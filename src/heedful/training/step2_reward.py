@@ -186,16 +186,18 @@ def _update(
         loss_sum, stats = _ranking_pass(model, part)
         loss = loss_sum / num_rankings
         require_finite(loss, part, run_dir, where)
+        timer.lap("forward")
         loss.backward()
         optimizer.collect()
+        timer.lap("backward")
         totals["loss"] += float(loss.detach())
         for key in ("num_correct", "num_pairs", "num_tokens"):
             totals[key] += float(stats[key])
     lr = lr_at(config.optim, step, num_steps)
     grad_norm = optimizer.step(lr, batch, run_dir, where)
-    timer.lap("update")
-    seconds = timer.seconds["update"]
-    return {
+    timer.lap("optimizer")
+    seconds = timer.total()
+    return timer.metrics() | {
         "reward/loss": totals["loss"],
         "reward/accuracy": totals["num_correct"] / max(1.0, totals["num_pairs"]),
         "reward/num_pairs": totals["num_pairs"],

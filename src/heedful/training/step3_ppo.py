@@ -108,7 +108,7 @@ def train(
     watch = Watch()
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for iteration, indices in enumerate(batches, start=first):
-        timer = Timer()
+        timer, parts = Timer(), Timer()
         batch = [prompts[i] for i in indices]
         rollout = generate(
             models.policy,
@@ -119,12 +119,12 @@ def train(
             generator=make_generator(config.seed, "rollout", iteration),
         )
         timer.lap("rollout")
-        experience = collect(config, models, batch, rollout, trainer.kl_coef)
+        experience = collect(config, models, batch, rollout, trainer.kl_coef, parts)
         timer.lap("experience")
         if iteration == 0:
             check_start(experience)
         stats, num_text_tokens = _optimize(
-            config, models, trainer, experience, text, iteration, run_dir
+            config, models, trainer, experience, text, iteration, run_dir, parts
         )
         timer.lap("optimize")
         trainer.average(ppo.ema_decay, iteration)
@@ -139,7 +139,7 @@ def train(
         last |= speed(
             ppo, models.policy, models.reward_model, experience, num_text_tokens, timer.seconds
         )
-        last |= timer.metrics()
+        last |= timer.metrics() | parts.metrics()
         log.log(iteration, last, of=total)
         watch.look(last, iteration)
         if config.log_samples_every and iteration % config.log_samples_every == 0:
@@ -190,8 +190,13 @@ def collect(
     batch: Sequence[PromptTokens],
     rollout: Rollout,
     kl_coef: float,
+    parts: Timer | None = None,
 ) -> Experience:
-    """The experience of one rollout: one packed pass each of reference, reward and value."""
+    """The experience of one rollout: one packed pass each of reference, reward and value.
+
+    ``parts`` gets the seconds of each.
+    """
+    parts = parts or Timer()
     temperature = config.sampling.temperature
     prompts = [prompt.tokens for prompt in batch]
     responses = rollout.rows()
@@ -206,14 +211,19 @@ def collect(
             model.eval()
     for group in microbatches(lengths, config.compute.tokens_per_microbatch):
         sequences = make_sequences([prompts[i] for i in group], [responses[i] for i in group])
+        parts.restart()
         reference = _reference_logprobs(models, sequences, temperature)
         ref_logprobs[group] = to_rows(reference, sequences, columns)
+        parts.lap("reference")
         value = response_values(models.value_function, sequences)
         values[group] = to_rows(value, sequences, columns)
+        parts.lap("values")
         scores[group] = final_scores(models.reward_model, sequences)
+        parts.lap("score")
         if config.ppo.recompute_logprobs:
             current = response_logprobs(models.policy, sequences, temperature)
             logprobs[group] = to_rows(current, sequences, columns)
+            parts.lap("logprobs")
     scores = penalize_cut(scores, rollout.finished, config.ppo.missing_eos_score)
     return make_experience(
         prompts,
@@ -245,6 +255,7 @@ def _optimize(
     text: TextRows | None,
     iteration: int,
     run_dir: Path,
+    parts: Timer,
 ) -> tuple[dict[str, float], int]:
     """(means over the updates, tokens of text): policy and value function learn from one
     iteration's experience, minibatch by minibatch."""
@@ -266,6 +277,7 @@ def _optimize(
             where = f"iteration {iteration + 1}, update {num_updates + 1}"
             stats = _accumulate(config, models, trainer, experience, minibatch, run_dir, where)
             if ppo.ptx_coef > 0 and text is not None:
+                parts.restart()
                 rows = text.draw(
                     max(1, round(len(minibatch) * ppo.ptx_rows_per_episode)),
                     derive_seed(config.seed, "ptx", iteration, num_updates),
@@ -280,6 +292,7 @@ def _optimize(
                     weight=ppo.ptx_coef,
                     collect=trainer.policy.collect,
                 )
+                parts.lap("ptx")
             if num_updates == 0:
                 stats["ppo/first_ratio"] = stats["ppo/ratio"]
             batch = _rows_of(experience, minibatch.tolist())
