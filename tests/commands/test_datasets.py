@@ -12,6 +12,7 @@ import pytest
 
 from heedful.commands.datasets import (
     load_demonstrations,
+    load_prompts,
     load_rankings,
     say_bad_rows,
     select_prompts,
@@ -122,6 +123,12 @@ def test_prompts_are_chosen_by_use_out_of_any_file(tmp_path, name):
     assert [prompt.id for prompt in select_prompts([source], None, "ppo")] == ["a", "c"]
     assert [prompt.id for prompt in select_prompts([source], "train", "ppo")] == ["a"]
     assert [prompt.id for prompt in select_prompts([source], "train", None)] == ["a", "b", "d"]
+
+
+def test_prompts_to_measure_on_are_of_any_use(tmp_path, template):
+    data = SnapshotData(prompts=(write(tmp_path / "p.jsonl", PROMPTS),), use="sft")
+    assert [p.prompt_id for p in load_prompts(data, template, "train", BadRows())] == ["b"]
+    assert [p.prompt_id for p in load_prompts(data, template, "valid", BadRows())] == ["c"]
 
 
 def test_a_use_that_no_row_has_is_an_error_that_names_the_file(tmp_path):

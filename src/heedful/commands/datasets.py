@@ -73,9 +73,10 @@ def load_rankings(
 def load_prompts(
     data: SnapshotData, template: Template, split: str, bad: BadRows
 ) -> list[PromptTokens]:
-    """The tokenized prompts of a split."""
+    """The tokenized prompts of a split; ``data.use`` chooses among those to train on alone."""
     found, limit = [], _limit(data)
-    for row in select_prompts(data.prompts, split, data.use, data.valid_share, bad):
+    use = data.use if split == "train" else None
+    for row in select_prompts(data.prompts, split, use, data.valid_share, bad):
         tokens = limit.fit(template, row.text, row.id)
         if tokens is not None:
             found.append(PromptTokens(row.id, row.text, tokens))
