@@ -55,6 +55,14 @@ def test_cut_demonstrations_are_counted(tmp_path, template, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_completion_that_was_cut_when_sampled_has_no_eos(tmp_path, template):
+    given = [{"text": SHORT, "finished": False}, {"text": SHORT, "finished": True}, {"text": LONG}]
+    row = {"prompt": "w2", "completions": given, "ranks": [2, 1, 1], "split": "train"}
+    data = SnapshotData(comparisons=(write(tmp_path / "c.jsonl", [row]),))
+    (ranked,) = load_rankings(data, template, "train", BadRows())
+    assert ranked.responses == [[7, 8, 9], [7, 8, 9, 0], [2, 3, 4, 5, 6, 0]]
+
+
 def test_cut_completions_are_counted(tmp_path, template, capsys):
     completions = [{"text": text} for text in (LONG, SHORT, SHORT, LONG, LONG)]
     row = {"prompt": "w2", "completions": completions, "ranks": [1, 2, 3, 4, 5], "split": "valid"}
