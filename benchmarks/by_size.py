@@ -2,7 +2,7 @@
 
     python benchmarks/by_size.py runs/miniature-full --out docs/win-rate-by-size.svg
 
-The picture is that of the run's report, with colours and legend of its own, so that it stands alone.
+The picture is that of the report, with colours and legend of its own: it stands alone.
 """
 
 from __future__ import annotations
