@@ -3,13 +3,25 @@
 import json
 import math
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from heedful.errors import DataError
-from heedful.plots import Dot, Line, bar_chart, dot_plot, line_chart, number_text, percent_text
+from heedful.figures import by_size
+from heedful.plots import (
+    Dot,
+    Line,
+    bar_chart,
+    count_text,
+    dot_plot,
+    line_chart,
+    number_text,
+    percent_text,
+    size_chart,
+)
 from heedful.report import write_report
 
 HOSTILE = "<script>alert('x')</script>&\"'><img src=x onerror=alert(1)>"
@@ -410,6 +422,50 @@ def test_lines_rise_upwards_within_the_drawing():
     assert xy[0][0] < xy[1][0] < xy[2][0] <= 360
     assert 230 >= xy[0][1] > xy[1][1] > xy[2][1] >= 0
     assert xy[1][1] == pytest.approx((xy[0][1] + xy[2][1]) / 2, abs=0.1)
+
+
+def test_sizes_stand_on_a_log_scale_and_seeds_above_each_other():
+    """Curves go through the mean of the seeds; every model has its dot and interval."""
+    methods = {
+        "base": [(1e5, Dot("small base", 0.1, 0.05, 0.15)), (1e7, Dot("large base", 0.3))],
+        "SFT": [
+            (1e5, Dot("a", 0.4, 0.35, 0.45)),
+            (1e5, Dot("b", 0.6, 0.55, 0.65)),
+            (1e6, Dot("c", 0.5)),
+        ],
+    }
+    drawn = size_chart("By size", methods, y_label="rate", reference=0.5)
+    Page(drawn)
+    dots = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    lines = re.findall(r'class="line c\d" points="([^"]+ [^"]+)"', drawn)
+    small, large, a, b, middle = dots
+    assert small[0] == a[0] == b[0]
+    assert middle[0] - small[0] == pytest.approx(large[0] - middle[0], abs=0.2)
+    assert small[1] > large[1] > a[1] > b[1]  # upwards is less
+    ends = [tuple(map(float, point.split(","))) for point in lines[1].split()]
+    assert ends[0][1] == pytest.approx((a[1] + b[1]) / 2, abs=0.1)
+    assert ends[1] == pytest.approx(middle, abs=0.1)
+    assert drawn.count('class="interval') == 3
+    assert all(text in drawn for text in ("100k", "1M", "10M", "40 %, 95 % interval 35 % to 45 %"))
+    assert size_chart("One", {"base": methods["base"][:1]}, y_label="", reference=0.5) == ""
+
+
+def test_win_rates_by_size_are_grouped_by_method():
+    rows = [
+        {"model": f"{size} {method}", "method": method, "parameters": parameters, "baseline": "SFT"}
+        | interval(0.3)
+        for size, parameters in (("small", 2e5), ("large", 1.7e7))
+        for method in ("base", "PPO-ptx")
+    ]
+    (figure,) = by_size(rows)
+    assert figure.count('class="line c') == 2 + 2  # curves, and their legend
+    assert by_size(rows[:2]) == by_size([]) == []
+
+
+def test_large_counts_are_short():
+    assert [count_text(x) for x in (12, 188_000, 885_888, 1.69e7, 1.3e9)] == [
+        "12", "188k", "886k", "16.9M", "1.3B"
+    ]  # fmt: skip
 
 
 def test_nothing_to_draw_gives_nothing_and_one_value_is_drawn():

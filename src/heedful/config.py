@@ -148,7 +148,7 @@ class SnapshotData(Section):
     prompts: tuple[str, ...] = ()
     """Files of prompts (step 3, sampling, model selection)."""
     use: str | None = None
-    """Only prompts whose `use` field has this value."""
+    """Train only on prompts whose `use` field has this value."""
     text: tuple[str, ...] = ()
     """Files of pretraining text (the pretraining mix of steps 1 and 3)."""
     valid_share: Share = 0.05

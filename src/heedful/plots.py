@@ -91,6 +91,14 @@ def number_text(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
+def count_text(x: float) -> str:
+    """A large count in thousands, millions or billions."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if x >= unit:
+            return f"{x / unit:.3g}{name}"
+    return f"{x:.0f}"
+
+
 def percent_text(x: float) -> str:
     """A share from 0 to 1 as a percentage."""
     return f"{100 * x:.3g} %"
@@ -130,6 +138,63 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str)
     legend = _legend([line.name for line in lines]) if len(lines) > 1 else ""
     drawing = _svg(title, description, _LINE_HEIGHT, parts)
     return _figure(title, drawing, legend, _line_table(lines, x_label))
+
+
+def size_chart(
+    title: str,
+    methods: Mapping[str, Sequence[tuple[float, Dot]]],
+    *,
+    y_label: str,
+    reference: float,
+) -> str:
+    """A figure of rates over model sizes (parameters, log scale): a curve per method.
+
+    ``methods`` gives (parameters, rate with its interval) of each model; models of one method and
+    size are seeds, and the curve goes through their mean. Empty unless there are two sizes.
+    """
+    sizes = sorted({size for models in methods.values() for size, _ in models if size > 0})
+    if len(sizes) < 2:
+        return ""
+    left, right, bottom, top = 52.0, _WIDTH - 24, _LINE_HEIGHT - 40, 26.0
+    x_scale = _Scale.over([math.log10(size) for size in sizes], left + 12, right)
+    ends = ends_of([dot for models in methods.values() for _, dot in models])
+    y_scale = _Scale.over([*ends, reference], bottom, top)
+    parts = [_text(4, 13, y_label, "label")]
+    for tick in y_scale.ticks():
+        y = y_scale(tick)
+        parts.append(_rule(left, y, right, y, "grid"))
+        parts.append(_text(left - 6, y + 4, percent_text(tick), "tick", "end"))
+    for size in sizes:
+        x = x_scale(math.log10(size))
+        parts.append(_rule(x, bottom, x, bottom + 4, "axis"))
+        parts.append(_text(x, bottom + 18, count_text(size), "tick", "middle"))
+    parts.append(_rule(left, bottom, right, bottom, "axis"))
+    parts.append(_rule(left, y_scale(reference), right, y_scale(reference), "reference"))
+    parts.append(_text((left + right) / 2, _LINE_HEIGHT - 6, "parameters", "label", "middle"))
+    for place, models in enumerate(methods.values()):
+        colour = f"c{place % NUM_COLOURS}"
+        points = []
+        for size in sorted({size for size, _ in models if size > 0}):
+            x, dots = x_scale(math.log10(size)), [dot for found, dot in models if found == size]
+            mean = sum(dot.value for dot in dots) / len(dots)
+            points.append(f"{x:.1f},{y_scale(mean):.1f}")
+            for dot in dots:
+                if _is_finite(dot.low) and _is_finite(dot.high):
+                    low, high = y_scale(dot.low), y_scale(dot.high)
+                    parts.append(_rule(x, low, x, high, f"interval {colour}"))
+                parts.append(_circle(x, y_scale(dot.value), colour))
+        parts.append(f'<polyline class="line {colour}" points="{" ".join(points)}"/>')
+    rows = [
+        [method, count_text(size), dot.name, percent_text(dot.value) + _bounds(dot, percent_text)]
+        for method, models in methods.items()
+        for size, dot in sorted(models, key=lambda found: found[0])
+    ]
+    description = f"{y_label} over parameters. " + " ".join(
+        f"{method}, {size}: {found}." for method, size, _, found in rows
+    )
+    drawing = _svg(title, description, _LINE_HEIGHT, parts)
+    table = _table(["method", "parameters", "model", "rate"], rows)
+    return _figure(title, drawing, _legend(list(methods)), table)
 
 
 def dot_plot(

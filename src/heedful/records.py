@@ -72,11 +72,15 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A response of a model, to be rated and ranked. ``model`` is never shown to a labeler."""
+    """A response of a model, to be rated and ranked. ``model`` is never shown to a labeler.
+
+    ``finished`` is False where the token limit cut it, before EOS or a stop text.
+    """
 
     id: str
     text: str
     model: str | None = None
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)

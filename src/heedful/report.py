@@ -15,6 +15,7 @@ Read from the run directory:
 command        "heed run recipes/x.toml": how this run was started
 models         [{"name", "parameters", "path"}]
 win_rates      [{"model", "baseline", "cohort", interval}]       cohort may be null: all labelers
+by_size        [{"model", "method", "parameters", "baseline", interval}]   win rates
 likert         [{"model", interval, "n"}]                        1 worst to 7 best
 metadata       [{"model", "flag", interval, "n"}]                share of "yes", Table 3
 bradley_terry  [{"model", interval}]                             log-odds, mean 0
@@ -36,19 +37,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heedful import figures
 from heedful.errors import DataError, MissingExtraError
+from heedful.figures import Row, groups, rows_of, safe
 from heedful.metrics import METRICS_FILE, read_metrics
 from heedful.plots import (
-    Dot,
     Formatter,
     bar_chart,
-    dot_plot,
-    dots_of,
-    ends_of,
     finite,
     line_chart,
     number_text,
@@ -56,8 +55,6 @@ from heedful.plots import (
     points_of,
     thinned,
 )
-
-Row = Mapping[str, Any]
 
 TEMPLATE = "report.html.jinja"
 # Points drawn of one curve: neighbouring steps are averaged down to this many.
@@ -90,8 +87,6 @@ _STAGES = {
 # The models whose responses come first, next to each other; others follow.
 _SIDE_BY_SIDE = ("base", "sft", "ppo", "ppo-ptx")
 _PETAFLOP_S_DAY = 8.64e19
-# How a row of scores names the difference to another model: "minus SFT".
-_MINUS = "minus "
 
 
 def write_report(run_dir: Path, out: Path) -> Path:
@@ -99,7 +94,7 @@ def write_report(run_dir: Path, out: Path) -> Path:
     if not run_dir.is_dir():
         raise DataError(f"{run_dir} is not a directory: name the run directory of a loop")
     problems: list[str] = []
-    claims = _rows(_read_json(run_dir / "claims.json", problems))
+    claims = rows_of(_read_json(run_dir / "claims.json", problems))
     found = _read_json(run_dir / "summary.json", problems)
     summary = found if isinstance(found, dict) else {}
     stages = _read_stages(run_dir / "stages", problems)
@@ -108,20 +103,21 @@ def write_report(run_dir: Path, out: Path) -> Path:
         problems=problems,
         claims=claims,
         claim_counts=(sum(bool(claim.get("holds")) for claim in claims), len(claims)),
-        models=_within(run_dir, _rows(summary.get("models")), "path"),
-        win_rates=_win_rate_plots(_rows(summary.get("win_rates"))),
-        quality=_quality_plots(summary),
-        metadata=_metadata_table(_rows(summary.get("metadata"))),
-        behaviour=_behaviour_plots(summary),
+        models=_within(run_dir, rows_of(summary.get("models")), "path"),
+        win_rates=figures.win_rates(rows_of(summary.get("win_rates"))),
+        by_size=figures.by_size(rows_of(summary.get("by_size"))),
+        quality=figures.quality(summary),
+        metadata=_metadata_table(rows_of(summary.get("metadata"))),
+        behaviour=figures.behaviour(summary),
         kl=_kl_plots(stages),
         curves=_curve_plots(stages),
-        tax=_tax_plots(_rows(summary.get("tax"))),
-        reward_model=_reward_model_plot(summary.get("reward_model")),
-        score=_score_plots(_rows(summary.get("score")), _rows(summary.get("gold"))),
+        tax=figures.tax(rows_of(summary.get("tax"))),
+        reward_model=figures.reward_model(summary.get("reward_model")),
+        score=figures.scores(rows_of(summary.get("score")), rows_of(summary.get("gold"))),
         samples=_samples(summary.get("samples")),
-        cost_plots=_cost_plots(_rows(summary.get("costs"))),
-        costs=_cost_table(_rows(summary.get("costs"))),
-        lineage=_within(run_dir, _rows(summary.get("lineage")), "inputs"),
+        cost_plots=_cost_plots(rows_of(summary.get("costs"))),
+        costs=_cost_table(rows_of(summary.get("costs"))),
+        lineage=_within(run_dir, rows_of(summary.get("lineage")), "inputs"),
         command=summary.get("command"),
         config=_read_text(run_dir / "config.toml", problems),
         env=_environment(run_dir, problems),
@@ -179,7 +175,7 @@ def _read_stages(stages_dir: Path, problems: list[str]) -> dict[str, list[Row]]:
     found = {}
     for path in stages_dir.glob(f"*/{METRICS_FILE}"):
         try:
-            found[path.parent.name] = _rows(read_metrics(path.parent))
+            found[path.parent.name] = rows_of(read_metrics(path.parent))
         except (DataError, OSError, UnicodeDecodeError) as error:
             problems.append(f"stages/{path.parent.name}/{path.name} could not be read: {error}")
     return {name: found[name] for name in sorted(found, key=_place_of)}
@@ -214,11 +210,6 @@ def _environment(run_dir: Path, problems: list[str]) -> Any:
     return _read_json(own if own.exists() else last, problems)
 
 
-def _rows(found: Any) -> list[Row]:
-    """The objects in what should be a list of objects; anything else is left out."""
-    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-
-
 def _filter(text: Formatter, unknown: str = "-") -> Callable[[Any], str]:
     """Writes what is a finite number with ``text``, and anything else as ``unknown``."""
     return lambda x: unknown if (found := finite(x)) is None else text(found)
@@ -237,141 +228,19 @@ def _within(run_dir: Path, rows: Sequence[Row], field: str) -> list[Row]:
     return [{**row, field: relative(row.get(field))} for row in rows]
 
 
-def _by_model(rows: Iterable[Row]) -> list[Dot]:
-    return dots_of((str(row.get("model", "?")), row) for row in rows)
-
-
-def _groups(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
-    """Rows by the text of one field, in order of first appearance."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(str(row.get(key) or "all"), []).append(row)
-    return groups
-
-
-def _safe(plots: Iterable[str]) -> list[Any]:
-    """Figures marked as HTML (they escape their own text), without empty ones."""
-    from markupsafe import Markup
-
-    return [Markup(plot) for plot in plots if plot]
-
-
-def _win_rate_plots(rows: Sequence[Row]) -> list[Any]:
-    plots, include = [], ends_of(_by_model(rows))
-    for baseline, against in _groups(rows, "baseline").items():
-        for cohort, chosen in _groups(against, "cohort").items():
-            labelers = {"train": "training labelers", "heldout": "held-out labelers"}.get(
-                cohort, "all labelers" if cohort == "all" else cohort
-            )
-            plots.append(
-                dot_plot(
-                    f"Preferred to {baseline}, {labelers}",
-                    _by_model(chosen),
-                    x_label="win rate; 50 % is no preference",
-                    reference=0.5,
-                    include=include,
-                    format=percent_text,
-                )
-            )
-    return _safe(plots)
-
-
-def _quality_plots(summary: Row) -> list[Any]:
-    likert, strengths = _rows(summary.get("likert")), _rows(summary.get("bradley_terry"))
-    return _safe(
-        [
-            dot_plot("Overall rating", _by_model(likert), x_label="mean rating, 1 worst to 7 best"),
-            dot_plot(
-                "Bradley-Terry strength",
-                _by_model(strengths),
-                x_label="log-odds of being preferred, mean 0",
-                reference=0.0,
-            ),
-        ]
-    )
-
-
-def _behaviour_plots(summary: Row) -> list[Any]:
-    hallucination = {"closed-domain prompts": _rows(summary.get("hallucination"))}
-    asked = {
-        "no instruction" if name == "none" else f"{name} instruction": rows
-        for name, rows in _groups(_rows(summary.get("toxicity")), "instruction").items()
-    }
-    return [
-        *_rate_plots("True answers", _groups(_rows(summary.get("truth")), "set")),
-        *_rate_plots("Hallucinations", hallucination),
-        *_rate_plots("Insults", asked),
-    ]
-
-
-def _rate_plots(title: str, groups: Mapping[str, Sequence[Row]]) -> list[Any]:
-    """One figure for each group of rates, all on one axis that begins at zero."""
-    dots = {name: _by_model(rows) for name, rows in groups.items()}
-    include = [0.0, *(x for found in dots.values() for x in ends_of(found))]
-    label = "share of responses"
-    return _safe(
-        dot_plot(f"{title}: {name}", found, x_label=label, include=include, format=percent_text)
-        for name, found in dots.items()
-    )
-
-
 def _metadata_table(rows: Sequence[Row]) -> dict[str, Any]:
     """Flags by models: {"models": [...], "flags": {flag: (answers, [row or None per model])}}.
 
     ``answers`` is how many answers a share rests on, the fewest of any model.
     """
-    models = list(_groups(rows, "model"))
+    models = list(groups(rows, "model"))
     flags = {}
-    for flag, chosen in _groups(rows, "flag").items():
+    for flag, chosen in groups(rows, "flag").items():
         by_model = {str(row.get("model") or "all"): row for row in chosen}
         answers = min((n for row in chosen if (n := finite(row.get("n")))), default=None)
         cells = [by_model.get(model) for model in models]
         flags[flag.replace("_", " ")] = (answers, cells)
     return {"models": models, "flags": flags}
-
-
-def _tax_plots(rows: Sequence[Row]) -> list[Any]:
-    plots = []
-    for row in rows:
-        models = {key: row[key] for key in row if key not in ("metric", "higher_is_better")}
-        dots = dots_of((key.replace("_", "-"), found) for key, found in models.items())
-        base = next((dot.value for dot in dots if dot.name == "base"), None)
-        better = row.get("higher_is_better")
-        note = "" if better is None else ("higher is better" if better else "lower is better")
-        label = ", ".join(part for part in ("dashed: the base" if base is not None else "", note))
-        plots.append(
-            dot_plot(str(row.get("metric", "?")), dots, x_label=label.strip(", "), reference=base)
-        )
-    return _safe(plots)
-
-
-def _reward_model_plot(found: Any) -> list[Any]:
-    if not isinstance(found, dict):
-        return []
-    flat = {
-        key.removeprefix("accuracy, "): value for key, value in found.items() if key != "baselines"
-    }
-    baselines = found.get("baselines")
-    if isinstance(baselines, dict):
-        flat |= {f"baseline: {name}": value for name, value in baselines.items()}
-    dots = dots_of((key.replace("_", " "), value) for key, value in flat.items())
-    label = "share of untied pairs put in the right order"
-    return _safe([dot_plot("Accuracy", dots, x_label=label, reference=0.5, format=percent_text)])
-
-
-def _score_plots(rows: Sequence[Row], gold: Sequence[Row]) -> list[Any]:
-    """Scores by model, differences for each "minus <model>", and the true utility beside them."""
-    plots = [dot_plot("Score", _by_model(rows), x_label="mean score of an answer")]
-    for key in dict.fromkeys(key for row in rows for key in row if key.startswith(_MINUS)):
-        other = key.removeprefix(_MINUS)
-        others = [row for row in rows if row.get("model") != other]
-        dots = dots_of((str(row.get("model", "?")), row.get(key)) for row in others)
-        title, label = f"Score minus that of {other}", "mean difference, prompt by prompt"
-        plots.append(dot_plot(title, dots, x_label=label, reference=0.0))
-    plots.append(
-        dot_plot("Gold utility", _by_model(gold), x_label="mean true utility of an answer")
-    )
-    return _safe(plots)
 
 
 def _samples(found: Any) -> list[Row]:
@@ -383,7 +252,7 @@ def _samples(found: Any) -> list[Row]:
 
     return [
         {**row, "responses": {model: given[model] for model in sorted(given, key=place)}}
-        for row in _rows(found)
+        for row in rows_of(found)
         if isinstance(given := row.get("responses"), dict)
     ]
 
@@ -402,7 +271,7 @@ def _kl_plots(stages: Mapping[str, Sequence[Row]]) -> list[Any]:
                 title, lines, x_label="KL to the reference, nats per response", y_label=label
             )
         )
-    return _safe(plots)
+    return safe(plots)
 
 
 def _curve_plots(stages: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:
@@ -419,7 +288,7 @@ def _curve_plots(stages: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:
                 if (points := points_of(rows, "step", key))
             ]
             plots.append(line_chart(title, lines, x_label="step", y_label=title))
-        found[stage] = _safe(plots)
+        found[stage] = safe(plots)
     return {_stage_title(stage): plots for stage, plots in found.items() if plots}
 
 
@@ -432,7 +301,7 @@ def _cost_plots(rows: Sequence[Row]) -> list[Any]:
             if (value := finite(row.get(key))) is not None
         ]
         plots.append(bar_chart(title, bars, x_label=label))
-    return _safe(plots)
+    return safe(plots)
 
 
 def _cost_table(rows: Sequence[Row]) -> list[dict[str, Any]]:

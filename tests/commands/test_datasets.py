@@ -12,6 +12,7 @@ import pytest
 
 from heedful.commands.datasets import (
     load_demonstrations,
+    load_prompts,
     load_rankings,
     say_bad_rows,
     select_prompts,
@@ -52,6 +53,14 @@ def test_cut_demonstrations_are_counted(tmp_path, template, capsys):
     load_demonstrations(data.model_copy(update={"max_response_tokens": 6}), template, "train",
                         BadRows())  # fmt: skip
     assert capsys.readouterr().err == ""
+
+
+def test_a_completion_that_was_cut_when_sampled_has_no_eos(tmp_path, template):
+    given = [{"text": SHORT, "finished": False}, {"text": SHORT, "finished": True}, {"text": LONG}]
+    row = {"prompt": "w2", "completions": given, "ranks": [2, 1, 1], "split": "train"}
+    data = SnapshotData(comparisons=(write(tmp_path / "c.jsonl", [row]),))
+    (ranked,) = load_rankings(data, template, "train", BadRows())
+    assert ranked.responses == [[7, 8, 9], [7, 8, 9, 0], [2, 3, 4, 5, 6, 0]]
 
 
 def test_cut_completions_are_counted(tmp_path, template, capsys):
@@ -122,6 +131,12 @@ def test_prompts_are_chosen_by_use_out_of_any_file(tmp_path, name):
     assert [prompt.id for prompt in select_prompts([source], None, "ppo")] == ["a", "c"]
     assert [prompt.id for prompt in select_prompts([source], "train", "ppo")] == ["a"]
     assert [prompt.id for prompt in select_prompts([source], "train", None)] == ["a", "b", "d"]
+
+
+def test_prompts_to_measure_on_are_of_any_use(tmp_path, template):
+    data = SnapshotData(prompts=(write(tmp_path / "p.jsonl", PROMPTS),), use="sft")
+    assert [p.prompt_id for p in load_prompts(data, template, "train", BadRows())] == ["b"]
+    assert [p.prompt_id for p in load_prompts(data, template, "valid", BadRows())] == ["c"]
 
 
 def test_a_use_that_no_row_has_is_an_error_that_names_the_file(tmp_path):

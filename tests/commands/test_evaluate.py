@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from heedful.commands.evaluate import clusters_of, loss_gap, samples
+from heedful.commands.evaluate import clusters_of, loss_gap, method_of, samples
 from heedful.errors import EvaluationError
 from heedful.evaluation.reward_model import Scored
 
@@ -44,3 +44,18 @@ def test_the_ablation_is_compared_ranking_by_ranking():
     assert loss_gap(shuffled, grouped, 0).value == pytest.approx(expected)
     with pytest.raises(EvaluationError, match="same held-out rankings"):
         loss_gap(shuffled[1:], grouped, 0)
+
+
+@pytest.mark.parametrize(
+    "lineage, method",
+    [
+        ({"step": "pretrain"}, "base"),
+        ({"step": "sft"}, "SFT"),
+        ({"step": "reward"}, None),
+        ({"step": "ppo", "config": {"ppo": {"ptx_coef": 0.0}}}, "PPO"),
+        ({"step": "ppo", "config": {"ppo": {"ptx_coef": 0.3}}}, "PPO-ptx"),
+    ],
+)
+def test_a_policy_is_named_by_what_made_it(tmp_path, lineage, method):
+    (tmp_path / "heedful.json").write_text(json.dumps(lineage))
+    assert method_of(str(tmp_path)) == method

@@ -41,7 +41,11 @@ def test_snapshot_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     ranking = Ranking(
         "p1",
         "Say hi.",
-        (Completion("c1", "hi", "sft"), Completion("c2", "", None), Completion("c3", "ho", "ppo")),
+        (
+            Completion("c1", "hi", "sft"),
+            Completion("c2", "", None),
+            Completion("c3", "ho", "ppo", False),
+        ),
         (1, 3, 1),
         "ann",
         "heldout",
@@ -55,6 +59,16 @@ def test_snapshot_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert list(read_prompts(tmp_path)) == [prompt]
     assert list(read_demonstrations(tmp_path)) == [demonstration]
     assert list(read_comparisons(tmp_path)) == [ranking]
+
+
+def test_whether_a_completion_ended_is_true_or_false(tmp_path: Path) -> None:
+    given = [{"text": "a"}, {"text": "b", "finished": None}, {"text": "c", "finished": False}]
+    row = {"prompt": "p", "completions": given, "ranks": [1, 2, 3]}
+    (found,) = read_comparisons(write(tmp_path / "c.jsonl", row))
+    assert [completion.finished for completion in found.completions] == [True, True, False]
+    given[0]["finished"] = "yes"
+    with pytest.raises(DataError, match=r'line 1.*finished.*"yes".*true, false or null'):
+        list(read_comparisons(write(tmp_path / "d.jsonl", row)))
 
 
 def demonstration_of(tmp_path: Path, row: dict[str, Any]) -> tuple[str, str]:

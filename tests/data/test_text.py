@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from heedful.data.text import TextRows, tokenize_text
 from heedful.errors import DataError
@@ -13,6 +15,14 @@ def test_every_document_ends_with_eos(tokenizer):
     tokens = tokenize_text(["w5 w6", "", "w7"], tokenizer)
     assert tokens.dtype == np.uint32
     assert tokens.tolist() == [5, 6, 0, 0, 7, 0]
+
+
+def test_every_document_begins_with_bos_where_the_tokenizer_says_so():
+    words = Tokenizer(models.WordLevel({"<eos>": 0, "<s>": 1, "w2": 2}, unk_token="w2"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="<eos>")
+    assert tokenize_text(["w2 w2", "w2"], tokenizer).tolist() == [1, 2, 2, 0, 1, 2, 0]
 
 
 def test_many_documents_are_tokenized_in_order(tokenizer, monkeypatch):

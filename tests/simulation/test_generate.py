@@ -113,6 +113,20 @@ def test_the_same_seed_writes_the_same_bytes(written, tmp_path):
     assert again == (directory / "manifest.json").read_text()
 
 
+def test_labels_say_which_completions_were_cut(written, completions, tmp_path):
+    directory, _ = written
+    given = rows(completions)
+    for row in given:
+        row["completions"][1]["finished"] = False
+    path, out = tmp_path / "completions.jsonl", tmp_path / "comparisons.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    label(directory, path, out, seed=1, overlap=0.0, split="train")
+    ids = {row["completions"][1]["id"] for row in given}
+    found = [completion for row in rows(out) for completion in row["completions"]]
+    assert {completion["finished"] for completion in found} == {True, False}
+    assert all(completion["finished"] != (completion["id"] in ids) for completion in found)
+
+
 def test_label_writes_comparisons_without_duplicates(written, completions, tmp_path):
     directory, _ = written
     out = tmp_path / "comparisons.jsonl"

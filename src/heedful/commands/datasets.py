@@ -46,7 +46,8 @@ def load_rankings(
 ) -> list[RankedPrompt]:
     """The tokenized rankings of a split, one for every labeler's ranking of a prompt.
 
-    The training split leaves out held-out labelers: they make no training data (paper 3.4).
+    A completion that was cut has no EOS. The training split leaves out held-out labelers: they make
+    no training data (paper 3.4).
     """
     found, limit, num_cut = [], _limit(data), 0
     for path in data.comparisons:
@@ -56,7 +57,7 @@ def load_rankings(
             prompt = limit.fit(template, row.prompt, row.prompt_id)
             if prompt is None:
                 continue
-            whole = [template.encode_response(completion.text) for completion in row.completions]
+            whole = [template.encode_response(c.text, c.finished) for c in row.completions]
             num_cut += sum(len(response) > data.max_response_tokens for response in whole)
             responses = [response[: data.max_response_tokens] for response in whole]
             found.append(
@@ -73,9 +74,10 @@ def load_rankings(
 def load_prompts(
     data: SnapshotData, template: Template, split: str, bad: BadRows
 ) -> list[PromptTokens]:
-    """The tokenized prompts of a split."""
+    """The tokenized prompts of a split; ``data.use`` chooses among those to train on alone."""
     found, limit = [], _limit(data)
-    for row in select_prompts(data.prompts, split, data.use, data.valid_share, bad):
+    use = data.use if split == "train" else None
+    for row in select_prompts(data.prompts, split, use, data.valid_share, bad):
         tokens = limit.fit(template, row.text, row.id)
         if tokens is not None:
             found.append(PromptTokens(row.id, row.text, tokens))

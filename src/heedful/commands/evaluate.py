@@ -23,6 +23,7 @@ from heedful.evaluation.intervals import (
     recovered_share,
 )
 from heedful.evaluation.preference import (
+    WinRate,
     agreement,
     bradley_terry,
     likert,
@@ -36,6 +37,7 @@ from heedful.records import Judgement, judgement_from_row
 from heedful.simulation.generate import TASKS_FILE
 from heedful.simulation.labeling import gold, judge
 from heedful.simulation.tasks import read_tasks
+from heedful.training.checkpoint import LINEAGE_FILE
 
 JUDGEMENTS_FILE = "judgements.jsonl"
 CLAIMS_FILE = "claims.json"
@@ -294,8 +296,12 @@ def loss_gap(shuffled: Sequence[Scored], grouped: Sequence[Scored], seed: int) -
 
 
 def num_parameters(path: str) -> int:
-    lineage = json.loads((Path(path) / "heedful.json").read_text(encoding="utf-8"))
-    return int(lineage["parameters"])
+    """Parameters of a published model, by its lineage."""
+    return int(_lineage(path)["parameters"])
+
+
+def _lineage(path: str) -> dict[str, Any]:
+    return json.loads((Path(path) / LINEAGE_FILE).read_text(encoding="utf-8"))
 
 
 def _summary(
@@ -319,6 +325,7 @@ def _summary(
             {"model": r.model, "baseline": r.baseline, "cohort": r.cohort, **r.interval.to_row()}
             for r in rates
         ],
+        "by_size": _by_size(config, rates),
         "likert": [
             {"model": name, "n": found.num_answers, **found.interval.to_row()}
             for name, found in likert(judgements, seed=config.seed).items()
@@ -359,6 +366,34 @@ def _summary(
             },
         ),
     }
+
+
+def _by_size(config: EvaluateConfig, rates: Sequence[WinRate]) -> Rows:
+    """Training labelers' win rates of the models whose size and method are known (Figure 1).
+
+    The baseline stands at one half by definition.
+    """
+    found = {rate.model: rate.interval.to_row() for rate in rates if rate.cohort == "train"}
+    found[BASELINE] = {"value": 0.5, "low": None, "high": None}
+    return [
+        {
+            "model": name,
+            "method": method,
+            "parameters": num_parameters(path),
+            "baseline": BASELINE,
+            **found[name],
+        }
+        for name, path in config.models.items()
+        if name in found and (method := method_of(path)) is not None
+    ]
+
+
+def method_of(path: str) -> str | None:
+    """What made a policy, by its lineage: base, SFT, PPO or PPO-ptx; None for a reward model."""
+    lineage = _lineage(path)
+    if lineage["step"] == "ppo":
+        return "PPO-ptx" if lineage["config"]["ppo"]["ptx_coef"] > 0 else "PPO"
+    return {"pretrain": "base", "sft": "SFT"}.get(lineage["step"])
 
 
 def _tax(m: _Measured) -> Rows:

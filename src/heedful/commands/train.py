@@ -36,7 +36,7 @@ from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
 from heedful.data.examples import Example, RankedPrompt
 from heedful.data.formats import read_demonstrations, read_text
 from heedful.data.rows import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
-from heedful.data.template import Template
+from heedful.data.template import Template, beginning
 from heedful.data.text import TextRows, tokenize_text
 from heedful.errors import ConfigError
 from heedful.metrics import replacing
@@ -393,11 +393,11 @@ def text_rows(
 
 
 def _text_mark(paths: tuple[str, ...], tokenizer: Any) -> str:
-    """A hash of the files (name, size, time) and the vocabulary: other text is another cache."""
+    """A hash of the files (name, size, time) and the tokenizer: other text is another cache."""
     found = [Path(path) for path in find_files(paths, (*TEXT_SUFFIXES, *ROW_SUFFIXES))]
     stats = [(str(path), path.stat() if path.exists() else None) for path in found]
     files = [[path, stat and [stat.st_size, stat.st_mtime_ns]] for path, stat in stats]
-    text = json.dumps([files, sorted(tokenizer.get_vocab().items())])
+    text = json.dumps([files, sorted(tokenizer.get_vocab().items()), beginning(tokenizer)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -65,6 +65,14 @@ def name_of(row: Fields, field: str) -> str | None:
     return str(value)
 
 
+def flag_of(row: Fields, field: str) -> bool | None:
+    """True or false, or None where the row has neither."""
+    value = row.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise RowProblem(field, shown(value), "true, false or null", "Write it without quotes.")
+    return value
+
+
 def choice_of(row: Fields, field: str, values: dict[str, str]) -> Any:
     """What one of the known words stands for, or None where the row has none."""
     if not has(row, field):

@@ -20,7 +20,16 @@ from hashlib import blake2b
 from typing import Any, TypeVar, get_args
 
 from heedful.data.bad_rows import BadRows, Row, RowProblem, shown
-from heedful.data.fields import Fields, choice_of, has, list_of, name_of, prompt_of, text_of
+from heedful.data.fields import (
+    Fields,
+    choice_of,
+    flag_of,
+    has,
+    list_of,
+    name_of,
+    prompt_of,
+    text_of,
+)
 from heedful.data.rows import (
     ROW_SUFFIXES,
     TEXT_SUFFIXES,
@@ -300,7 +309,8 @@ def _completions(row: Fields, prompt: str) -> tuple[Completion, ...]:
                 'Texts alone go into a field named "responses".',
             )
         name = name_of(completion, "id") or _completion_id(row, prompt, number)
-        found.append(Completion(name, text_of(completion, "text"), name_of(completion, "model")))
+        model, finished = name_of(completion, "model"), flag_of(completion, "finished")
+        found.append(Completion(name, text_of(completion, "text"), model, finished is not False))
     return _enough(found, "completions")
 
 

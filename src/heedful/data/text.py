@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heedful.data.template import beginning
 from heedful.errors import DataError
 
 # Documents tokenized in one call: the fast tokenizers work on batches.
@@ -54,17 +55,20 @@ def tokenize_text(
 ) -> np.ndarray:
     """(num_tokens,) uint32 stream of all documents, each followed by EOS.
 
+    Where the tokenizer begins texts with BOS every document does, as it did in pretraining.
     With ``cache`` (a .npy path) the stream is written there once and memory-mapped afterwards.
     """
     if cache is not None and cache.is_file():
         return np.load(cache, mmap_mode="r")
     parts: list[np.ndarray] = []
     batch: list[str] = []
+    first = beginning(tokenizer)
 
     def flush() -> None:
         if batch:
             encoded = tokenizer(batch, add_special_tokens=False)["input_ids"]
-            parts.extend(np.array([*ids, tokenizer.eos_token_id], np.uint32) for ids in encoded)
+            ends = [tokenizer.eos_token_id]
+            parts.extend(np.array([*first, *ids, *ends], np.uint32) for ids in encoded)
             batch.clear()
 
     for document in documents:

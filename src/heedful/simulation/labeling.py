@@ -37,11 +37,14 @@ class _Item:
     prompt: str
     task: Task
     completions: tuple[Completion, ...]
-    finished: tuple[bool, ...]
 
     @property
     def texts(self) -> list[str]:
         return [completion.text for completion in self.completions]
+
+    @property
+    def finished(self) -> list[bool]:
+        return [completion.finished for completion in self.completions]
 
     def distinct(self) -> _Item:
         """The item without the later ones of identical completions."""
@@ -49,8 +52,7 @@ class _Item:
         for index, text in enumerate(self.texts):
             keep.setdefault(text, index)
         completions = tuple(self.completions[i] for i in keep.values())
-        finished = tuple(self.finished[i] for i in keep.values())
-        return _Item(self.prompt_id, self.prompt, self.task, completions, finished)
+        return _Item(self.prompt_id, self.prompt, self.task, completions)
 
 
 def label(
@@ -155,8 +157,8 @@ def gold(directory: Path, completions_path: Path) -> list[dict[str, Any]]:
     directory, world = Path(directory), World.load(Path(directory))
     rows = []
     for item in _read(directory, Path(completions_path)):
-        for completion, finished in zip(item.completions, item.finished, strict=True):
-            found = assess(world, item.task, completion.text, finished)
+        for completion in item.completions:
+            found = assess(world, item.task, completion.text, completion.finished)
             rows.append(
                 {
                     "prompt_id": item.prompt_id,
@@ -192,9 +194,11 @@ def _read(directory: Path, path: Path) -> list[_Item]:
                     '{"id", "text", "model", "finished"}'
                 )
         given = row["completions"]
-        completions = tuple(Completion(c["id"], c["text"], c.get("model")) for c in given)
-        finished = tuple(bool(c.get("finished", True)) for c in given)
-        items.append(_Item(prompt_id, row["prompt"], tasks[prompt_id], completions, finished))
+        completions = tuple(
+            Completion(c["id"], c["text"], c.get("model"), bool(c.get("finished", True)))
+            for c in given
+        )
+        items.append(_Item(prompt_id, row["prompt"], tasks[prompt_id], completions))
     return items
 
 

@@ -1,0 +1,172 @@
+"""The figures of a run's summary: what heed evaluate and heed summarize measured, as inline SVG.
+
+The fields of ``summary.json`` are listed in ``report.py``. Every function returns figures, none
+where nothing was measured; what has no finite value is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from heedful.plots import (
+    Dot,
+    dot_plot,
+    dots_of,
+    ends_of,
+    percent_text,
+    size_chart,
+)
+
+Row = Mapping[str, Any]
+
+# How a row of scores names the difference to another model: "minus SFT".
+_MINUS = "minus "
+
+
+def rows_of(found: Any) -> list[Row]:
+    """The objects in what should be a list of objects; anything else is left out."""
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+
+def _by_model(rows: Iterable[Row]) -> list[Dot]:
+    return dots_of((str(row.get("model", "?")), row) for row in rows)
+
+
+def groups(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    """Rows by the text of one field, in order of first appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row.get(key) or "all"), []).append(row)
+    return groups
+
+
+def safe(plots: Iterable[str]) -> list[Any]:
+    """Figures marked as HTML (they escape their own text), without empty ones."""
+    from markupsafe import Markup
+
+    return [Markup(plot) for plot in plots if plot]
+
+
+def win_rates(rows: Sequence[Row]) -> list[Any]:
+    plots, include = [], ends_of(_by_model(rows))
+    for baseline, against in groups(rows, "baseline").items():
+        for cohort, chosen in groups(against, "cohort").items():
+            labelers = {"train": "training labelers", "heldout": "held-out labelers"}.get(
+                cohort, "all labelers" if cohort == "all" else cohort
+            )
+            plots.append(
+                dot_plot(
+                    f"Preferred to {baseline}, {labelers}",
+                    _by_model(chosen),
+                    x_label="win rate; 50 % is no preference",
+                    reference=0.5,
+                    include=include,
+                    format=percent_text,
+                )
+            )
+    return safe(plots)
+
+
+def by_size(rows: Sequence[Row]) -> list[Any]:
+    """The win rate of every method over the size of its model (the paper's Figure 1)."""
+    baselines = groups(rows, "baseline")
+    return safe(
+        size_chart(
+            f"Preferred to {baseline}, by size",
+            {
+                method: [
+                    (float(row["parameters"]), dot)
+                    for row in chosen
+                    for dot in dots_of([(str(row.get("model", "?")), row)])
+                ]
+                for method, chosen in groups(against, "method").items()
+            },
+            y_label="win rate, training labelers",
+            reference=0.5,
+        )
+        for baseline, against in baselines.items()
+    )
+
+
+def quality(summary: Row) -> list[Any]:
+    likert, strengths = rows_of(summary.get("likert")), rows_of(summary.get("bradley_terry"))
+    return safe(
+        [
+            dot_plot("Overall rating", _by_model(likert), x_label="mean rating, 1 worst to 7 best"),
+            dot_plot(
+                "Bradley-Terry strength",
+                _by_model(strengths),
+                x_label="log-odds of being preferred, mean 0",
+                reference=0.0,
+            ),
+        ]
+    )
+
+
+def behaviour(summary: Row) -> list[Any]:
+    hallucination = {"closed-domain prompts": rows_of(summary.get("hallucination"))}
+    asked = {
+        "no instruction" if name == "none" else f"{name} instruction": rows
+        for name, rows in groups(rows_of(summary.get("toxicity")), "instruction").items()
+    }
+    return [
+        *_rate_plots("True answers", groups(rows_of(summary.get("truth")), "set")),
+        *_rate_plots("Hallucinations", hallucination),
+        *_rate_plots("Insults", asked),
+    ]
+
+
+def _rate_plots(title: str, groups: Mapping[str, Sequence[Row]]) -> list[Any]:
+    """One figure for each group of rates, all on one axis that begins at zero."""
+    dots = {name: _by_model(rows) for name, rows in groups.items()}
+    include = [0.0, *(x for found in dots.values() for x in ends_of(found))]
+    label = "share of responses"
+    return safe(
+        dot_plot(f"{title}: {name}", found, x_label=label, include=include, format=percent_text)
+        for name, found in dots.items()
+    )
+
+
+def tax(rows: Sequence[Row]) -> list[Any]:
+    plots = []
+    for row in rows:
+        models = {key: row[key] for key in row if key not in ("metric", "higher_is_better")}
+        dots = dots_of((key.replace("_", "-"), found) for key, found in models.items())
+        base = next((dot.value for dot in dots if dot.name == "base"), None)
+        better = row.get("higher_is_better")
+        note = "" if better is None else ("higher is better" if better else "lower is better")
+        label = ", ".join(part for part in ("dashed: the base" if base is not None else "", note))
+        plots.append(
+            dot_plot(str(row.get("metric", "?")), dots, x_label=label.strip(", "), reference=base)
+        )
+    return safe(plots)
+
+
+def reward_model(found: Any) -> list[Any]:
+    if not isinstance(found, dict):
+        return []
+    flat = {
+        key.removeprefix("accuracy, "): value for key, value in found.items() if key != "baselines"
+    }
+    baselines = found.get("baselines")
+    if isinstance(baselines, dict):
+        flat |= {f"baseline: {name}": value for name, value in baselines.items()}
+    dots = dots_of((key.replace("_", " "), value) for key, value in flat.items())
+    label = "share of untied pairs put in the right order"
+    return safe([dot_plot("Accuracy", dots, x_label=label, reference=0.5, format=percent_text)])
+
+
+def scores(rows: Sequence[Row], gold: Sequence[Row]) -> list[Any]:
+    """Scores by model, differences for each "minus <model>", and the true utility beside them."""
+    plots = [dot_plot("Score", _by_model(rows), x_label="mean score of an answer")]
+    for key in dict.fromkeys(key for row in rows for key in row if key.startswith(_MINUS)):
+        other = key.removeprefix(_MINUS)
+        others = [row for row in rows if row.get("model") != other]
+        dots = dots_of((str(row.get("model", "?")), row.get(key)) for row in others)
+        title, label = f"Score minus that of {other}", "mean difference, prompt by prompt"
+        plots.append(dot_plot(title, dots, x_label=label, reference=0.0))
+    plots.append(
+        dot_plot("Gold utility", _by_model(gold), x_label="mean true utility of an answer")
+    )
+    return safe(plots)
