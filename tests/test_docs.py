@@ -98,7 +98,8 @@ def files_of_the_tree() -> set[str]:
 
 
 def test_the_tree_of_the_readme_is_complete():
-    paths = [*SOURCE.rglob("*.py"), *ROOT.glob("recipes/*.toml"), *ROOT.glob("docs/*.md")]
+    globs = ("recipes/*.toml", "docs/*.md", "benchmarks/*.py")
+    paths = [*SOURCE.rglob("*.py"), *(path for glob in globs for path in ROOT.glob(glob))]
     files = {str(path.relative_to(ROOT)) for path in paths if path.name != "__init__.py"}
     files = {file for file in files if "/heedful/recipes/" not in file}
     assert files_of_the_tree() == files
