@@ -50,7 +50,8 @@ def test_the_ablation_is_compared_ranking_by_ranking():
     "lineage, method",
     [
         ({"step": "pretrain"}, "base"),
-        ({"step": "sft"}, "SFT"),
+        ({"step": "sft", "config": {"pretraining_mix": 0.0}}, "SFT"),
+        ({"step": "sft", "config": {"pretraining_mix": 0.1}}, None),
         ({"step": "reward"}, None),
         ({"step": "ppo", "config": {"ppo": {"ptx_coef": 0.0}}}, "PPO"),
         ({"step": "ppo", "config": {"ppo": {"ptx_coef": 0.3}}}, "PPO-ptx"),

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heedful.losses.reward import pair_loss, ranking_loss
+from heedful.losses.reward import ranking_loss
 
 LOSS_OF_EQUAL_SCORES = math.log(2)
 
@@ -146,18 +146,9 @@ def test_scores_far_apart_do_not_overflow():
     assert scores.grad.tolist() == [-1.0, 1.0]
 
 
-def test_shuffled_pairs_by_hand():
-    loss, stats = pair_loss(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 3.0, 2.0]))
-    expected = math.log1p(math.exp(-1)) + math.log1p(math.exp(3)) + LOSS_OF_EQUAL_SCORES
-    assert loss.item() == pytest.approx(expected)
-    assert stats["num_correct"].item() == 1.5
-    assert stats["num_pairs"].item() == 3
-    assert stats["accuracy"].item() == 0.5
-
-
 def test_other_shapes_are_refused():
     three = torch.zeros(3)
     with pytest.raises(ValueError, match=r"scores \(3,\), ranks \(2,\)"):
         ranking_loss(three, torch.zeros(2), three)
-    with pytest.raises(ValueError, match=r"scores_better \(3, 1\)"):
-        pair_loss(three.unsqueeze(1), three)
+    with pytest.raises(ValueError, match=r"scores \(3, 1\)"):
+        ranking_loss(three.unsqueeze(1), three, three)

@@ -13,6 +13,7 @@ from heedful.data.examples import Example, RankedPrompt
 from heedful.errors import CheckpointError, DataError
 from heedful.metrics import read_metrics
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
+from heedful.training import step2_reward
 from heedful.training.checkpoint import publish
 from heedful.training.passes import (
     final_scores,
@@ -137,6 +138,7 @@ def test_other_settings_or_data_do_not_resume(fresh, tmp_path, interrupt_at):
     for config, prompts in (
         (settings(tmp_path, batching="shuffled_pairs"), TRAIN),
         (settings(tmp_path), TRAIN[1:]),
+        (settings(tmp_path), [*TRAIN, TRAIN[0]._replace(labeler="b")]),
     ):
         with pytest.raises(CheckpointError, match="other settings or data"):
             train(config, fresh(), prompts, [])
@@ -200,6 +202,36 @@ def test_a_response_is_read_once_however_many_labelers_ranked_it(fresh, tmp_path
         assert both["reward/loss"] == pytest.approx(first["reward/loss"], rel=1e-4)
         assert both["optim/grad_norm"] == pytest.approx(first["optim/grad_norm"], rel=1e-3)
         assert both["reward/num_pairs"] == 2 * first["reward/num_pairs"]
+    first, both = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    assert list(map(num_tokens, both)) == pytest.approx(list(map(num_tokens, first)))
+
+
+def num_tokens(row: dict[str, float]) -> float:
+    return row["speed/tokens_per_s"] * row["time/update_s"]
+
+
+def test_many_rankings_of_one_prompt_still_fit_the_micro_batch(
+    fresh, tmp_path, results_of, monkeypatch
+):
+    """The same losses and gradients in parts of whole rankings as all at once."""
+    many = [row._replace(prompt_id="same", prompt=[20, 21]) for row in TRAIN[:24]]
+    largest = []
+    ranking_pass = step2_reward._ranking_pass
+
+    def watched(model, part):
+        largest.append(sum(len(e.prompt) + sum(map(len, e.responses)) for e in part))
+        return ranking_pass(model, part)
+
+    monkeypatch.setattr(step2_reward, "_ranking_pass", watched)
+    for name, tokens in (("one", 8192), ("parts", 60)):
+        largest.clear()
+        compute = {"dtype": "float32", "tokens_per_microbatch": tokens}
+        train(settings(tmp_path / name, compute=compute), fresh(), many, [])
+    assert len(largest) > 4 and max(largest) <= 60
+    (whole,), (parts,) = results_of(tmp_path / "one"), results_of(tmp_path / "parts")
+    for key in ("reward/loss", "optim/grad_norm"):
+        assert parts[key] == pytest.approx(whole[key], rel=1e-4)
+    assert parts["reward/num_pairs"] == whole["reward/num_pairs"]
 
 
 # A prompt with three responses, one with one, one that begins another, one that stands apart.

@@ -389,10 +389,15 @@ def _by_size(config: EvaluateConfig, rates: Sequence[WinRate]) -> Rows:
 
 
 def method_of(path: str) -> str | None:
-    """What made a policy, by its lineage: base, SFT, PPO or PPO-ptx; None for a reward model."""
+    """What made a policy, by its lineage: base, SFT, PPO or PPO-ptx.
+
+    None for reward models, and for the models that PPO starts from.
+    """
     lineage = _lineage(path)
     if lineage["step"] == "ppo":
         return "PPO-ptx" if lineage["config"]["ppo"]["ptx_coef"] > 0 else "PPO"
+    if lineage["step"] == "sft" and lineage["config"]["pretraining_mix"] > 0:
+        return None
     return {"pretrain": "base", "sft": "SFT"}.get(lineage["step"])
 
 

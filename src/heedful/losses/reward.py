@@ -17,11 +17,12 @@ def ranking_loss(scores: Tensor, ranks: Tensor, group: Tensor) -> tuple[Tensor, 
 
     Equation 1 of the paper (section 3.5):
     loss = sum over prompts of the mean over its pairs of -log sigmoid(s_better - s_worse).
-    ``group`` tells the prompt of each completion, in any order; rank 1 is best. Tied completions
-    make no pair (appendix C.2), and a prompt weighs 1 however many of its pairs are left, so the
-    divisor is the number of untied pairs where the paper writes C(K, 2). A prompt with ties only
-    adds 0. Divide by ``num_prompts`` of the whole batch. ``accuracy`` is that of this call;
-    across calls use num_correct / num_pairs, where two equal scores are half correct.
+    ``group`` tells the prompt of each completion, in any order; rank 1 is best. Where several
+    labelers ranked a prompt, each of their rankings is a group. Tied completions make no pair
+    (appendix C.2), and a group weighs 1 however many of its pairs are left, so the divisor is the
+    number of untied pairs where the paper writes C(K, 2). A group with ties only adds 0. Divide by
+    ``num_prompts`` of the whole batch. ``accuracy`` is that of this call; across calls use
+    num_correct / num_pairs, where two equal scores are half correct.
     """
     _check_vectors(scores=scores, ranks=ranks, group=group)
     same = group.unsqueeze(1) == group.unsqueeze(0)  # (N, N)
@@ -38,19 +39,6 @@ def ranking_loss(scores: Tensor, ranks: Tensor, group: Tensor) -> tuple[Tensor, 
         "num_prompts": (is_first & (pairs > 0)).sum(),
         "loss_sum": loss.detach(),
     }
-
-
-def pair_loss(scores_better: Tensor, scores_worse: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """-log sigmoid(s_better - s_worse) summed over pairs (N,), and its counts.
-
-    Only for the ablation of footnote 5: pairs shuffled into one dataset, where a completion comes
-    back up to K - 1 times an epoch and the model overfits. Divide by ``num_pairs``.
-    """
-    _check_vectors(scores_better=scores_better, scores_worse=scores_worse)
-    margin = upcast(scores_better) - upcast(scores_worse)
-    loss = -logsigmoid(margin).sum()
-    everything = torch.ones_like(margin, dtype=torch.bool)
-    return loss, {**_pair_stats(margin.detach(), everything), "loss_sum": loss.detach()}
 
 
 def _pair_stats(margin: Tensor, is_pair: Tensor) -> dict[str, Tensor]:

@@ -87,7 +87,10 @@ def train(
     run_dir = Path(config.run_dir)
     num_steps = max(1, math.ceil(config.epochs * len(elements) / _batch_size(config, elements)))
     num_tokens = sum(map(_num_tokens, elements))
-    fingerprint = config_fingerprint(config, len(elements), num_tokens, len(demonstrations))
+    num_ranked = sum(len(ranks) for element in elements for ranks in element.ranks)
+    fingerprint = config_fingerprint(
+        config, len(elements), num_tokens, num_ranked, len(demonstrations)
+    )
     cast_weights(model, pick_dtype(config.compute.dtype))
     optimizer = make_optimizer(model, config.optim)
     first_step = 0
@@ -147,16 +150,41 @@ def _elements(rankings: Sequence[RankedPrompt], batching: str) -> list[Element]:
 def _by_prompt(rankings: Sequence[RankedPrompt]) -> list[Element]:
     """One element per prompt, in order of appearance: a response that several labelers ranked, or
     that a model gave twice, stands in it once."""
-    found: dict[tuple[str, tuple[int, ...]], Element] = {}
+    found: dict[tuple[str, tuple[int, ...]], list[RankedPrompt]] = {}
     for row in rankings:
-        key = (row.prompt_id, tuple(row.prompt))
-        element = found.setdefault(key, Element(row.prompt_id, row.prompt, [], [], []))
-        for response in row.responses:
-            if response not in element.responses:
-                element.responses.append(response)
-        element.places.append([element.responses.index(response) for response in row.responses])
-        element.ranks.append(row.ranks)
-    return list(found.values())
+        found.setdefault((row.prompt_id, tuple(row.prompt)), []).append(row)
+    elements = []
+    for rows in found.values():
+        place: dict[tuple[int, ...], int] = {}  # of every distinct response
+        places = [[place.setdefault(tuple(r), len(place)) for r in row.responses] for row in rows]
+        ranks = [row.ranks for row in rows]
+        first = rows[0]
+        elements.append(
+            Element(first.prompt_id, first.prompt, list(map(list, place)), places, ranks)
+        )
+    return elements
+
+
+def _pieces(element: Element, max_tokens: int) -> list[Element]:
+    """The element, or parts of at most ``max_tokens`` of it, for each of which the prompt is read.
+
+    A part holds whole rankings, so the losses of the parts add up to the element's; one ranking
+    longer than that is a part of its own.
+    """
+    if _num_tokens(element) <= max_tokens:
+        return [element]
+    pieces: list[Element] = []
+    kept: dict[int, int] = {}  # place in the element -> place in the newest piece
+    for places, ranks in zip(element.places, element.ranks, strict=True):
+        new = sum(len(element.responses[place]) for place in {*places} - {*kept})
+        if not pieces or _num_tokens(pieces[-1]) + new > max_tokens:
+            kept = {}
+            pieces.append(Element(element.prompt_id, element.prompt, [], [], []))
+        own = [kept.setdefault(place, len(kept)) for place in places]
+        pieces[-1].responses[:] = [element.responses[place] for place in kept]
+        pieces[-1].places.append(own)
+        pieces[-1].ranks.append(ranks)
+    return pieces
 
 
 def _batch_size(config: RewardConfig, elements: Sequence[Element]) -> int:
@@ -178,11 +206,9 @@ def _update(
 ) -> dict[str, float]:
     timer = Timer()
     where = f"step {step + 1}"
-    lengths = [_num_tokens(element) for element in batch]
     num_rankings = sum(len(element.ranks) for element in batch)
     totals = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0, "num_tokens": 0.0}
-    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
-        part = [batch[i] for i in group]
+    for part in _microbatches(batch, config.compute.tokens_per_microbatch):
         loss_sum, stats = _ranking_pass(model, part)
         loss = loss_sum / num_rankings
         require_finite(loss, part, run_dir, where)
@@ -208,6 +234,12 @@ def _update(
         "speed/flops_per_s": 6 * num_parameters(model) * totals["num_tokens"] / seconds,
         "time/update_s": seconds,
     }
+
+
+def _microbatches(elements: Sequence[Element], max_tokens: int) -> Iterator[list[Element]]:
+    pieces = [piece for element in elements for piece in _pieces(element, max_tokens)]
+    for group in microbatches([_num_tokens(piece) for piece in pieces], max_tokens):
+        yield [pieces[i] for i in group]
 
 
 def _num_tokens(element: Element) -> int:
@@ -239,8 +271,8 @@ def evaluate(model: Any, rankings: Sequence[RankedPrompt], max_tokens: int) -> P
     elements = _elements(rankings, "k_wise")
     num_rankings = sum(len(element.ranks) for element in elements)
     loss = num_correct = num_pairs = 0.0
-    for group in microbatches([_num_tokens(element) for element in elements], max_tokens):
-        loss_sum, stats = _ranking_pass(model, [elements[i] for i in group])
+    for part in _microbatches(elements, max_tokens):
+        loss_sum, stats = _ranking_pass(model, part)
         loss += float(loss_sum)
         num_correct += float(stats["num_correct"])
         num_pairs += float(stats["num_pairs"])
