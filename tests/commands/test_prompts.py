@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,52 @@ def test_a_row_that_names_its_split_keeps_it(tmp_path, files):
     # rows that name none go as they do alone
     assert {row["id"]: row["split"] for row in read(out) if row["id"] in alone} == alone
     assert len(set(alone.values())) == 3
+
+
+def test_a_users_rows_follow_the_one_that_names_a_split(files, capsys):
+    """What names no split would go by the user's name: all 20 users of this file into training."""
+    path, out = files
+    rows = [
+        {"text": "What does a mill do?", "user": "u3", "split": "test"},
+        {"text": "Why is hay dry?", "user": "u3"},
+    ]
+    words = ["prompts", "import", str(path), "--out", str(out), "--valid", "0", "--test", "0"]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(words) == 0
+    found = [(row["user"], row["split"]) for row in read(out)]
+    assert [split for user, split in found if user == "u3"] == ["test"] * 3
+    assert {split for user, split in found if user != "u3"} == {"train"}
+    assert "warning" not in capsys.readouterr().err
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "Is tea old?", "user": "u3", "split": "valid"}) + "\n")
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 prompt is in another split than the first of the same user" in said
+
+
+def test_a_row_that_says_train_is_named_and_files_are_read_once(files, monkeypatch):
+    """The split in training is named by a row or comes of naming none: the reader tells them."""
+    path, out = files
+    rows = [
+        {"text": f"How tall is tree {i}?", "split": "train"} | ({"user": "u1"} if i else {})
+        for i in range(2)
+    ]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    opened = []
+    before = builtins.open
+
+    def opening(file, *arguments, **options):
+        opened.append(str(file))
+        return before(file, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", opening)
+    words = ["--valid", "0", "--test", "1"]
+    assert main(["prompts", "import", str(path), "--out", str(out), *words]) == 0
+    assert opened.count(str(path)) == 1
+    trained = [row for row in read(out) if row["split"] == "train"]
+    assert [row.get("user") for row in trained] == ["u1", None, "u1"]
 
 
 def test_a_bad_row_counts_once(files, capsys):

@@ -184,6 +184,30 @@ def test_clean_counts_what_each_rule_drops() -> None:
     assert lines[0][-1] == "8" and ["kept", "3"] in lines and ["train", "3"] in lines
 
 
+def test_the_prompts_of_a_user_follow_the_one_whose_split_is_given() -> None:
+    texts = ["Rain?", "Snow?", "Hail?", "Wind?", "Fog?", "Sun?"]
+    users = ["ann", "ann", "ben", "ben", None, "ann"]
+    prompts = [replace(p, user=u) for p, u in zip(prompts_of(*texts), users, strict=True)]
+    shares = {"valid": 0.0, "test": 0.0}  # all in training, were it not for what is given
+    kept, report = clean(prompts, splits={"p1": "test", "p4": "valid"}, **shares)
+    assert [p.split for p in kept] == ["test", "test", "train", "train", "valid", "test"]
+    assert report.num_astray == 0
+    # two splits for one user: each of the two prompts stays, the third goes with the first of them
+    kept, report = clean(prompts, splits={"p1": "test", "p5": "valid"}, **shares)
+    assert [p.split for p in kept] == ["test", "test", "train", "train", "train", "valid"]
+    assert report.num_astray == 1
+    # over the cap the prompt is gone, but its user's split is known from it
+    kept, report = clean(prompts, splits={"p5": "test"}, max_per_user=2, **shares)
+    assert [p.split for p in kept] == ["test", "test", "train", "train", "train"]
+    # unless a prompt that is kept says otherwise
+    kept, report = clean([prompts[1], *prompts], splits={"p1": "valid", "p0": "test"}, **shares)
+    assert [(p.id, p.split) for p in kept[:2]] == [("p1", "valid"), ("p0", "test")]
+    prompts[0] = replace(prompts[0], text="")
+    kept, report = clean(prompts, splits={"p0": "test", "p1": "valid"}, **shares)
+    assert [p.split for p in kept if p.user == "ann"] == ["valid", "valid"]
+    assert report.num_astray == 0
+
+
 @settings(max_examples=40)
 @given(users_and_texts)
 def test_clean_accounts_for_every_prompt(rows: list[tuple[str | None, str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
-from heedful.data.formats import read_prompts
+from heedful.data.formats import read_prompts, read_prompts_with_splits
 from heedful.errors import DataError
 from heedful.intake.cleaning import CleaningReport, clean, detect_language
 from heedful.metrics import replacing
@@ -26,8 +27,8 @@ SPLITS = ("train", "valid", "test")
 def run_import(options: argparse.Namespace) -> int:
     """Reads prompt files, cleans and splits them, writes ``options.out``; prints what was dropped.
 
-    A prompt whose row names its split stays there; the others are split by user. Every prompt gets
-    its language where py3langid is installed.
+    A prompt whose row names its split stays there, and the rest of its user's go with it; the
+    others are split by user. Every prompt gets its language where py3langid is installed.
     """
     console = Console()
     bad = BadRows(skip=options.skip_bad_rows, to=options.out.parent / BAD_ROWS_FILE)
@@ -56,6 +57,8 @@ def run_import(options: argparse.Namespace) -> int:
     console.print(_cleaning_table(report, bad.num_bad))
     if not told:
         console.print("languages were not told: pip install 'heedful\\[intake]'")
+    if report.num_astray:
+        print(_astray(report.num_astray), file=sys.stderr)
     if bad.num_bad:
         console.print(f"rows that could not be read, with reasons: {bad.to}", highlight=False)
     console.print(f"wrote {len(kept):,} prompts to {options.out}", highlight=False)
@@ -63,14 +66,14 @@ def run_import(options: argparse.Namespace) -> int:
 
 
 def _read(files: Sequence[str], bad: BadRows) -> tuple[list[Prompt], dict[str, Split]]:
-    """The prompts, and by id the splits of those whose rows name one.
-
-    Read twice: with none held out and with all. Where that makes no difference the row decided.
-    """
-    given = list(read_prompts(files, valid_share=0.0, bad=bad))
-    others = read_prompts(files, valid_share=1.0, bad=BadRows(skip=True))
-    pairs = zip(given, others, strict=True)
-    return given, {one.id: one.split for one, other in pairs if one.split == other.split}
+    """The prompts, and by id the splits of those whose rows name one; of equal ids the first."""
+    given: list[Prompt] = []
+    splits: dict[str, Split] = {}
+    for prompt, named in read_prompts_with_splits(files, bad=bad):
+        given.append(prompt)
+        if named is not None:
+            splits.setdefault(prompt.id, named)
+    return given, splits
 
 
 def run_stats(files: Sequence[str]) -> int:
@@ -83,6 +86,14 @@ def run_stats(files: Sequence[str]) -> int:
     console.print(_length_table(prompts))
     console.print(_language_table(prompts))
     return 0
+
+
+def _astray(count: int) -> str:
+    subject = "1 prompt is" if count == 1 else f"{count:,} prompts are"
+    return (
+        f"warning: {subject} in another split than the first of the same user, as the rows say: "
+        "name one split for all prompts of a user, or none"
+    )
 
 
 def _reasons(report: CleaningReport) -> str:

@@ -59,7 +59,7 @@ _ASSISTANT_TURNS = ("assistant", "gpt")
 _ASSISTANT = "Assistant:"
 _ASSISTANT_TURN = f"\n\n{_ASSISTANT}"
 
-T = TypeVar("T", Prompt, Demonstration, Ranking)
+T = TypeVar("T")
 
 
 def read_prompts(
@@ -67,6 +67,20 @@ def read_prompts(
 ) -> Iterator[Prompt]:
     """The prompts of files, folders, globs or ``hf:owner/name``, one at a time, in file order."""
     return _read(source, "prompts", lambda row: _prompt(row, valid_share), bad)
+
+
+def read_prompts_with_splits(
+    source: Source, *, bad: BadRows | None = None
+) -> Iterator[tuple[Prompt, Split | None]]:
+    """The prompts as ``read_prompts`` gives them, each with the split that its row names, or None.
+
+    A prompt whose row names none has the split "train", for whoever splits such prompts later.
+    """
+
+    def parse(row: Fields) -> tuple[Prompt, Split | None]:
+        return _prompt(row, valid_share=0.0), _named_split(row)
+
+    return _read(source, "prompts", parse, bad)
 
 
 def read_demonstrations(
@@ -393,7 +407,11 @@ def _rating(value: Any) -> Rating:
 
 
 def _split(row: Fields, prompt: str, valid_share: float) -> Split:
-    return choice_of(row, "split", _SPLITS) or assign_split(prompt, valid_share)
+    return _named_split(row) or assign_split(prompt, valid_share)
+
+
+def _named_split(row: Fields) -> Split | None:
+    return choice_of(row, "split", _SPLITS)
 
 
 def _unknown(row: Fields, *shapes: str) -> RowProblem:

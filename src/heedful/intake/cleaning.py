@@ -64,20 +64,41 @@ def cap_per_user(prompts: Iterable[Prompt], max_per_user: int = MAX_PER_USER) ->
 
 
 def split_by_user(
-    prompts: Iterable[Prompt], valid: float, test: float, seed: int = 0
+    prompts: Iterable[Prompt],
+    valid: float,
+    test: float,
+    seed: int = 0,
+    of_user: Mapping[str, Split] | None = None,
 ) -> list[Prompt]:
     """The prompts with a split each: the shares of users (not of prompts) that are held out.
 
     All prompts of a user are in one split, so that nothing is learned about a user of the
-    validation. A prompt without a user goes by its text. The split depends on the seed and the name
-    alone: users who come later change nothing for those before.
+    validation. A prompt without a user goes by its text. The split of a user is the one given in
+    ``of_user``, else it depends on the seed and the name alone: users who come later change nothing
+    for those before.
     """
     if valid < 0 or test < 0 or valid + test > 1:
         raise ConfigError(
             f"the held-out shares are valid = {valid} and test = {test}: both have to be at least "
             "0, and together at most 1"
         )
-    return [replace(prompt, split=_split(prompt, valid, test, seed)) for prompt in prompts]
+    known = of_user or {}
+
+    def split_of(prompt: Prompt) -> Split:
+        if prompt.user is not None and prompt.user in known:
+            return known[prompt.user]
+        return _split(prompt, valid, test, seed)
+
+    return [replace(prompt, split=split_of(prompt)) for prompt in prompts]
+
+
+def _splits_of_users(prompts: Iterable[Prompt], splits: Mapping[str, Split]) -> dict[str, Split]:
+    """The split of every user with prompts whose ids are in ``splits``: that of the first one."""
+    found: dict[str, Split] = {}
+    for prompt in prompts:
+        if prompt.user is not None and prompt.id in splits:
+            found.setdefault(prompt.user, splits[prompt.id])
+    return found
 
 
 def _split(prompt: Prompt, valid: float, test: float, seed: int) -> Split:
@@ -118,6 +139,7 @@ class CleaningReport:
     num_in: int
     dropped: dict[str, int] = field(default_factory=dict)
     num_by_split: dict[str, int] = field(default_factory=dict)
+    num_astray: int = 0  # prompts in another split than the first of their user
 
     @property
     def num_kept(self) -> int:
@@ -147,9 +169,11 @@ def clean(
 
     With ``languages`` every prompt gets its detected language (one that it has is kept), and those
     in other languages are dropped; prompts whose language cannot be told stay. A prompt whose id is
-    in ``splits`` is in that split; the others are split by user.
+    in ``splits`` is in that split, and so are the other prompts of its user; users without such a
+    prompt are split as ``split_by_user`` does. Where a user's prompts are given several splits, the
+    rest are in the first one, and the report counts those that are astray.
     """
-    given = list(prompts)
+    given, splits = list(prompts), splits or {}
     dropped: dict[str, int] = {}
 
     def keep(kept: list[Prompt], before: Sequence[Prompt], reason: str) -> list[Prompt]:
@@ -163,14 +187,22 @@ def clean(
         wanted = [p for p in left if p.language is None or p.language in languages]
         left = keep(wanted, left, "language")
     left = keep(cap_per_user(left, max_per_user), left, "over the user's cap")
-    left = split_by_user(left, valid, test, seed)
-    left = [replace(p, split=(splits or {}).get(p.id, p.split)) for p in left]
+    # a prompt that is kept says more of its user's split than one that was dropped
+    of_user = _splits_of_users([*left, *given], splits)
+    left = split_by_user(left, valid, test, seed, of_user)
+    left = [replace(p, split=splits.get(p.id, p.split)) for p in left]
     left = keep(drop_pii(left), left, "personal data")
     num_by_split = {split: sum(p.split == split for p in left) for split in _SPLITS}
-    return left, CleaningReport(len(given), dropped, num_by_split)
+    return left, CleaningReport(len(given), dropped, num_by_split, _count_astray(left))
 
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+def _count_astray(prompts: Iterable[Prompt]) -> int:
+    """Prompts in another split than the first of their user."""
+    first: dict[str, Split] = {}
+    return sum(p.user is not None and first.setdefault(p.user, p.split) != p.split for p in prompts)
 
 
 def _normal(text: str) -> str:
