@@ -277,3 +277,64 @@ def test_generate_plans_whole_prompts_and_measures(load, tmp_path, capsys):
     (result,) = json.loads(out.read_text())
     assert len(result["steps_s"]) == len(result["units"]) == 3
     assert all(4 <= units <= 24 for units in result["units"])
+
+
+# A runner of one stage, which takes half a second unless it is done.
+RUNNER = """
+stage=$0/stages/sft; mkdir -p $stage; touch $stage/started.txt
+if [ ! -f $stage/stage.json ]; then
+    sleep 0.5; echo answers > $stage/samples.jsonl; echo '{"seconds": 0.5}' > $stage/stage.json
+fi
+"""
+
+
+def test_kills_kills_compares_and_takes_no_finished_run_for_an_answer(
+    load, tmp_path, capsys, monkeypatch
+):
+    kills = load("kills")
+
+    def start(recipe, run_dir):
+        return subprocess.Popen(["sh", "-c", RUNNER, run_dir], start_new_session=True)
+
+    monkeypatch.setattr(kills, "start", start)
+    call = ["recipe.toml", "--out", str(tmp_path)]
+    assert kills.main(call) == 0
+    said = capsys.readouterr().out
+    assert "1 kills, 0 missed" in said
+    assert "1 files compared, 0 differ" in said
+    with pytest.raises(SystemExit, match="2"):
+        kills.main(call)
+    assert "killed is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("killed_stages", "files", "answer"),
+    [
+        (["sft", "ppo"], ["claims.json"], 0),
+        (["ppo"], ["claims.json"], 0),  # the short one ended before its kill
+        (["sft"], ["claims.json"], 1),  # the long one did
+        ([], ["claims.json"], 1),
+        (["sft", "ppo"], ["stages/sft/metrics.jsonl"], 1),  # nothing to compare
+        (["sft", "ppo"], ["claims.json", "stages/sft/samples.jsonl"], 1),  # the second differs
+    ],
+)
+def test_kills_says_yes_only_after_kills_and_comparisons(
+    load, tmp_path, monkeypatch, killed_stages, files, answer
+):
+    kills = load("kills")
+    for run in ("whole", "killed"):
+        for stage, seconds in (("sft", 2.0), ("ppo", 20.0)):
+            place = tmp_path / run / "stages" / stage
+            place.mkdir(parents=True)
+            (place / "stage.json").write_text(json.dumps({"seconds": seconds}))
+        for number, name in enumerate(files):
+            (tmp_path / run / name).write_text(run if number else "the same")
+    (tmp_path / "killed").rename(tmp_path / "later")
+
+    def run_with_kills(recipe, run_dir, seconds, chooser):
+        (tmp_path / "later").rename(run_dir)
+        return [(stage, 1.0, "the runner") for stage in killed_stages]
+
+    monkeypatch.setattr(kills, "start", lambda *_: SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr(kills, "run_with_kills", run_with_kills)
+    assert kills.main(["recipe.toml", "--out", str(tmp_path)]) == answer
