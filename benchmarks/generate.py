@@ -4,9 +4,10 @@
     python benchmarks/generate.py --models tiny --batches 16,64,256 --samples 1,4
     python benchmarks/generate.py --quick
 
-Every setting runs in a process of its own, so that its peak memory is its own. With --workload it
-measures in this process, which is how vs_trl.py calls it. Rates count response tokens, with EOS;
-the first call warms up and is left out.
+Every setting runs in a process of its own, so that its peak memory is its own. Settings that are
+done are kept: the same command goes on where it was stopped; those of another commit or number of
+threads are left out. With --workload it measures in this process, which is how vs_trl.py calls it.
+Rates count response tokens, with EOS; the first call warms up and is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from workload import SHAPES
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 ROOT = measure.HERE.parent
+RUNS_FILE = "runs.jsonl"
+POINT = ("model", "dtype", "batch", "samples")  # a process: the names of what ``points`` has
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(" ".join(map(str, point)) for point in points(options)))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = [measured(options, *point) for point in points(options)]
-    text = json.dumps({"machine": measure.machine(), "runs": rows}, indent=2)
+    same = conditions(options)
+    rows = every_row(options, same)
+    text = json.dumps({"machine": measure.machine() | same, "runs": rows}, indent=2)
     (options.out / "results.json").write_text(text + "\n", encoding="utf-8")
     report = table(rows)
     (options.out / "results.md").write_text(report + "\n", encoding="utf-8")
@@ -68,7 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="a tiny model and two settings")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "generate")
+    parser.add_argument("--out", type=Path, help="default: runs/generate")
     parser.add_argument("--workload", type=Path, help="measure in this process, on this workload")
     parser.add_argument("--json", type=Path, help="with --workload: the file of results")
     options = parser.parse_args(arguments)
@@ -78,8 +82,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, known in (("models", SHAPES), ("dtypes", DTYPES)):
         if unknown := [word for word in getattr(options, name) if word not in known]:
             parser.error(f"--{name}: {unknown[0]!r} is none of {', '.join(known)}")
-    options.out = options.out.resolve()
+    kind = "generate-quick" if options.quick else "generate"
+    options.out = (options.out or ROOT / "runs" / kind).resolve()
     return options
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of one table must have in common."""
+    keys = ("threads", "max_new_tokens", "calls")
+    return {"commit": measure.commit()} | {key: getattr(options, key) for key in keys}
+
+
+def every_row(options: argparse.Namespace, same: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of all settings, in their order; those in the file of rows are not run again."""
+    file = options.out / RUNS_FILE
+    found = {tuple(row[key] for key in POINT): row for row in measure.kept_rows(file, same)}
+    for point in points(options):
+        if point not in found:
+            found[point] = same | measured(options, *point)
+            measure.append_row(file, found[point])
+    return [found[point] for point in points(options)]
 
 
 def points(options: argparse.Namespace) -> list[tuple[str, str, int, int]]:

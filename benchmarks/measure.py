@@ -6,6 +6,7 @@ otherwise begin at its parent's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -82,6 +83,46 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def kept_rows(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a file of results, if it is there, that were measured with these settings.
+
+    Says how many others it leaves out, and why: the head of the results speaks for all their rows.
+    """
+    rows = rows_of(file) if file.is_file() else []
+    kept = [row for row in rows if all(row.get(key) == settings[key] for key in settings)]
+    if len(kept) < len(rows):
+        this = ", ".join(f"{key} {value}" for key, value in settings.items())
+        left_out = f"{file}: {len(rows) - len(kept)} of {len(rows)} rows are not of {this}"
+        print(f"{left_out}: left out, and measured again where they are asked for", file=sys.stderr)
+    return kept
+
+
+def append_row(file: Path, row: dict[str, Any]) -> None:
+    """Adds a row to a file of results: what is done stays done when a benchmark is stopped."""
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def commit() -> str | None:
+    """The commit that is checked out, "+" and a hash of what src and benchmarks differ by.
+
+    None where there is no git, or no repository.
+    """
+    head = git("rev-parse", "--short", "HEAD").decode().strip()
+    changes = git("diff", "HEAD", "--", str(HERE.parent / "src"), str(HERE))
+    mark = f"+{hashlib.sha256(changes).hexdigest()[:7]}" if changes else ""
+    return head + mark if head else None
+
+
+def git(*words: str) -> bytes:
+    """What a git command prints; nothing where it fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, check=False)
+    except FileNotFoundError:
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; numbers with three digits that count, the first column to the left."""
     lines = [[*head], ["---", *["---:"] * (len(head) - 1)]]
@@ -103,12 +144,10 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "processor": next(names, platform.processor()),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "commit": commit or None,
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }

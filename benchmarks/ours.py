@@ -41,13 +41,18 @@ class Steps(NamedTuple):
     response_tokens: list[float]  # the same
 
 
-def settings_of(work: Work, workload: Path, run_dir: Path) -> dict[str, Any]:
-    """The settings of the command, as its TOML file has them."""
-    common = {
+def common_settings(dtype: str, threads: int, run_dir: Path) -> dict[str, Any]:
+    """The settings that every command has."""
+    return {
         "run_dir": str(run_dir),
-        "compute": {"dtype": DTYPES[work.dtype], "threads": work.threads},
+        "compute": {"dtype": DTYPES[dtype], "threads": threads},
         "log": {"save_every": 0},
     }
+
+
+def settings_of(work: Work, workload: Path, run_dir: Path) -> dict[str, Any]:
+    """The settings of the command, as its TOML file has them."""
+    common = common_settings(work.dtype, work.threads, run_dir)
     policy, reward_model = str(workload / "policy"), str(workload / "reward_model")
     if work.name == "ppo":
         return common | {
@@ -75,13 +80,19 @@ def settings_of(work: Work, workload: Path, run_dir: Path) -> dict[str, Any]:
 
 
 def run(work: Work, workload: Path, run_dir: Path) -> tuple[Child, Steps]:
-    """Runs the command in a process of its own."""
+    """Runs the command and reads its metrics."""
+    child = run_command(work.name, settings_of(work, workload, run_dir))
+    return child, steps_of(work, rows_of(run_dir / "metrics.jsonl"))
+
+
+def run_command(name: str, settings: dict[str, Any], *flags: str) -> Child:
+    """Runs ``heed <name>`` in a process of its own, anew where it has run before."""
+    run_dir = Path(settings["run_dir"])
     run_dir.mkdir(parents=True, exist_ok=True)
     file = run_dir / "settings.toml"
-    file.write_text(tomli_w.dumps(settings_of(work, workload, run_dir)), encoding="utf-8")
-    line = [sys.executable, "-m", "heedful.cli", work.name, file, "--overwrite"]
-    child = run_child(line, run_dir / "log.txt", work.threads)
-    return child, steps_of(work, rows_of(run_dir / "metrics.jsonl"))
+    file.write_text(tomli_w.dumps(settings), encoding="utf-8")
+    line = [sys.executable, "-m", "heedful.cli", name, file, "--overwrite", *flags]
+    return run_child(line, run_dir / "log.txt", settings["compute"]["threads"])
 
 
 def steps_of(work: Work, rows: list[dict[str, Any]]) -> Steps:

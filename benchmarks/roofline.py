@@ -1,36 +1,40 @@
 """What the machine can do, and what every phase of training reaches of it.
 
-    python benchmarks/roofline.py --out runs/roofline
-    python benchmarks/roofline.py --models tiny --threads 2 --dtypes bfloat16 --commands sft
-    python benchmarks/roofline.py --quick --out runs/roofline-quick
+    python benchmarks/roofline.py                     # all of it: hours
+    python benchmarks/roofline.py --models tiny --threads 2 --dtypes bf16 --commands sft
+    python benchmarks/roofline.py --quick             # does everything run? a minute or two
 
 First bare matrix products and copies, by shape, dtype and number of threads. Then ``heed
 pretrain``, ``sft``, ``reward`` and ``ppo`` with ``--profile`` on models with random weights:
-seconds, matmul FLOP/s and the share of the peak by phase. Writes roofline.json and roofline.md
-after every run, so that one ended early leaves what it has measured. Models: tiny (9 M parameters),
-small (58 M), large (219 M: hidden 1024, 12 layers, sequences of 512 tokens). All of it takes hours;
-PPO of the large model needs about 14 GiB.
+seconds, matmul FLOP/s and the share of the peak by phase. Writes results.json and results.md after
+every run. Runs that are done are kept: the same command goes on where it was stopped; those of
+another commit are left out. Models: tiny (9 M parameters), small (58 M), large (219 M: hidden 1024,
+12 layers, sequences of 512 tokens). PPO of the large model needs about 14 GiB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import tomli_w
+import measure
+import ours
 
-HERE = Path(__file__).resolve().parent
+ROOT = measure.HERE.parent
+RUNS_FILE = "runs.jsonl"
+MACHINE = "machine"  # what is measured before the commands
 COMMANDS = ("pretrain", "sft", "reward", "ppo")
-DTYPES = ("float32", "bfloat16")
+UPDATES, ITERATIONS = 6, 3  # of a command, of PPO: enough for the window that is profiled
+LR = ours.LR
 COPY_MIB = (1, 8, 64, 256)
 # Rows of a matrix product: a decoding step, a chunk of the output head, a micro-batch of tokens.
 ROWS = {"decode": 64, "chunk": 512, "batch": 8192}
@@ -55,59 +59,115 @@ class Model:
     response_tokens: int
     end_chance: float  # of EOS at every token
     row_tokens: int  # of pretraining text
-    sequences: int  # of a batch; the reward model takes an eighth of it as prompts of 9 responses
+    sequences: int  # of a batch
 
     @property
     def shape(self) -> dict[str, int]:
         names = ("hidden_size", "num_layers", "num_heads", "mlp_size", "vocab_size")
         return {name: getattr(self, name) for name in names} | {"context": 1024}
 
+    @property
+    def comparisons(self) -> int:
+        """Prompts of 9 responses in a batch of the reward model."""
+        return max(1, self.sequences // 8)
+
 
 MODELS = {
     "tiny": Model(256, 6, 4, 704, 8192, (16, 64), 64, 1 / 28, 128, 64),
     "small": Model(512, 8, 8, 1408, 32000, (16, 64), 64, 1 / 28, 128, 64),
     "large": Model(1024, 12, 8, 2816, 32000, (256, 256), 256, 0.0, 512, 8),
+    "quick": Model(32, 2, 2, 64, 128, (4, 8), 8, 1 / 8, 16, 8),
 }
-QUICK = {"quick": Model(32, 2, 2, 64, 128, (4, 8), 8, 1 / 8, 16, 8)}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/roofline"))
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--quick", action="store_true", help="a toy model: does it work?")
-    parser.add_argument("--measure", metavar="SHAPES", help=argparse.SUPPRESS)  # what a child does
-    options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(json.loads(options.measure), options.threads[0], options.dtypes)))
+@dataclass(frozen=True)
+class Point:
+    """One process to be measured: the machine at the shapes of models, or a command."""
+
+    what: str
+    models: tuple[str, ...]  # of a command one
+    threads: int
+    dtypes: tuple[str, ...]  # the same
+
+    @property
+    def name(self) -> str:
+        words = (self.what, "+".join(self.models), str(self.threads), "+".join(self.dtypes))
+        return "-".join(words)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.shapes:
+        rates = machine_rates(json.loads(options.shapes), options.threads[0], options.dtypes)
+        options.json.write_text(json.dumps(rates), encoding="utf-8")
         return 0
-    models = QUICK if options.quick else {name: MODELS[name] for name in options.models}
-    if options.quick:
-        options.threads, options.dtypes = options.threads[:1], options.dtypes[:1]
-    found: dict[str, Any] = {"machine": [], "runs": []}
-    for count in options.threads:
-        found["machine"] += measured_in_a_child(shapes_of(models), count, options.dtypes)
-        save(found, options.out)
-    for name, model in models.items():
-        work = prepare(model, options.out / "work" / name)
-        for command in options.commands:
-            for count in options.threads:
-                for dtype in options.dtypes:
-                    report = profiled(command, model, work, count, dtype)
-                    found["runs"].append({"model": name, **report})
-                    save(found, options.out)
-        shutil.rmtree(work)
-    print((options.out / "roofline.md").read_text(encoding="utf-8"))
+    points = plan(options)
+    if options.dry_run:
+        print("\n".join(point.name for point in points))
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    same, file = {"commit": measure.commit()}, options.out / RUNS_FILE
+    found = {row["name"]: row for row in measure.kept_rows(file, same)}
+    for number, point in enumerate(points, start=1):
+        if point.name not in found:
+            print(f"{number}/{len(points)} {point.name}", file=sys.stderr, flush=True)
+            found[point.name] = {"name": point.name} | same | measured(point, options.out)
+            measure.append_row(file, found[point.name])
+        save([found[p.name] for p in points if p.name in found], same, options.out)
+    shutil.rmtree(options.out / "work", ignore_errors=True)
+    print((options.out / "results.md").read_text(encoding="utf-8"))
     return 0
 
 
-def shapes_of(models: dict[str, Model]) -> list[dict[str, Any]]:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    models = [name for name in MODELS if name != "quick"]
+    parser.add_argument("--models", nargs="+", choices=models, default=models)
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--dtypes", nargs="+", choices=ours.DTYPES, default=list(ours.DTYPES))
+    parser.add_argument("--quick", action="store_true", help="a toy model: does it work?")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and stop")
+    parser.add_argument("--out", type=Path, help="default: runs/roofline")
+    parser.add_argument("--shapes", help=argparse.SUPPRESS)  # what a child measures
+    parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)  # where it writes that
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.models = ["quick"]
+        options.threads, options.dtypes = options.threads[:1], options.dtypes[:1]
+    kind = "roofline-quick" if options.quick else "roofline"
+    options.out = (options.out or ROOT / "runs" / kind).resolve()
+    return options
+
+
+def plan(options: argparse.Namespace) -> list[Point]:
+    """The machine first, then every command of a model before the next model."""
+    models, dtypes = tuple(options.models), tuple(options.dtypes)
+    settings = product(models, options.commands, options.threads, dtypes)
+    return [
+        *(Point(MACHINE, models, threads, dtypes) for threads in options.threads),
+        *(Point(what, (model,), threads, (dtype,)) for model, what, threads, dtype in settings),
+    ]
+
+
+def measured(point: Point, out: Path) -> dict[str, Any]:
+    """What a point's row says beside its name."""
+    if point.what != MACHINE:
+        (model,), (dtype,) = point.models, point.dtypes
+        report = profiled(point, prepare(MODELS[model], out / "work" / model))
+        return {"model": model} | report | {"dtype": dtype}
+    file = out / "machine.json"
+    command = [sys.executable, Path(__file__), "--shapes", json.dumps(shapes_of(point.models))]
+    command += ["--json", file, "--threads", point.threads, "--dtypes", *point.dtypes]
+    measure.run_child(command, out / "machine.log", point.threads)
+    return {"rates": json.loads(file.read_text(encoding="utf-8"))}
+
+
+def shapes_of(models: Sequence[str]) -> list[dict[str, Any]]:
     """The matrix products that models are made of: (rows, inner, columns), with their names."""
     shapes = []
-    for name, model in models.items():
+    for name in models:
+        model = MODELS[name]
         width = model.hidden_size
         factors = {
             "attention": (ROWS["batch"], width, width),
@@ -120,19 +180,9 @@ def shapes_of(models: dict[str, Model]) -> list[dict[str, Any]]:
     return shapes
 
 
-def measured_in_a_child(
+def machine_rates(
     shapes: list[dict[str, Any]], threads: int, dtypes: list[str]
 ) -> list[dict[str, Any]]:
-    """Rates of the machine. In a process of its own: a child's memory begins at its parent's."""
-    command = [sys.executable, str(Path(__file__)), "--measure", json.dumps(shapes)]
-    command += ["--threads", str(threads), "--dtypes", *dtypes]
-    done = subprocess.run(command, env=environment(threads), capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"the machine could not be measured:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
-
-
-def measure(shapes: list[dict[str, Any]], threads: int, dtypes: list[str]) -> list[dict[str, Any]]:
     """Matrix products in FLOP/s and copies in bytes per second (read and written)."""
     import torch
 
@@ -144,7 +194,7 @@ def measure(shapes: list[dict[str, Any]], threads: int, dtypes: list[str]) -> li
     rows = [
         entry
         | {"dtype": name, "threads": threads}
-        | {"flops_per_s": matmul_rate(entry["shape"], getattr(torch, name), RATE_S)}
+        | {"flops_per_s": matmul_rate(entry["shape"], getattr(torch, ours.DTYPES[name]), RATE_S)}
         for entry in shapes
         for name in dtypes
     ]
@@ -160,24 +210,18 @@ def measure(shapes: list[dict[str, Any]], threads: int, dtypes: list[str]) -> li
     return rows
 
 
-def environment(threads: int) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-
-
 def prepare(model: Model, directory: Path) -> Path:
-    """A directory with models, demonstrations, comparisons, prompts and text; made by a child."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    """A directory with models, demonstrations, comparisons, prompts and text, made or kept."""
     settings = {
         "shape": model.shape,
         "prompt_tokens": model.prompt_tokens,
         "response_tokens": model.response_tokens,
         "end_chance": model.end_chance,
-        "demonstrations": 6 * model.sequences,
-        "comparisons": 6 * max(1, model.sequences // 8),
-        "prompts": 4 * model.sequences,
+        "demonstrations": UPDATES * model.sequences,
+        "comparisons": UPDATES * model.comparisons,
+        "prompts": ITERATIONS * model.sequences,
     }
-    words = [sys.executable, HERE / "workload.py", json.dumps(settings), directory]
-    subprocess.run(words, env=environment(1), check=True)
+    measure.make_workload(settings, directory)
     chooser = random.Random(0)
     count = 4 * model.sequences * model.row_tokens
     text = " ".join(f"t{chooser.randrange(3, model.vocab_size)}" for _ in range(count))
@@ -185,142 +229,113 @@ def prepare(model: Model, directory: Path) -> Path:
     return directory
 
 
-def profiled(command: str, model: Model, work: Path, threads: int, dtype: str) -> dict[str, Any]:
-    """profile.json of six updates of a command, or of three iterations of PPO."""
-    run_dir = work / "run"
+def profiled(point: Point, workload: Path) -> dict[str, Any]:
+    """profile.json of a command, and what the system says of its process."""
+    run_dir = workload / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
-    settings = {
-        "run_dir": str(run_dir),
-        "compute": {"dtype": dtype, "threads": threads},
-        "log": {"save_every": 0},
-    }
-    toml = work / "run.toml"
-    own = settings_of(command, model, work)
-    toml.write_text(tomli_w.dumps(settings | own), encoding="utf-8")
-    print(f"{work.name}: heed {command}, {dtype}, threads: {threads}", file=sys.stderr, flush=True)
-    words = [sys.executable, "-m", "heedful.cli", command, str(toml), "--profile"]
-    done = subprocess.run(words, env=environment(threads), capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"heed {command} failed:\n{done.stderr[-2000:]}")
-    return json.loads((run_dir / "profile.json").read_text(encoding="utf-8"))
+    child = ours.run_command(point.what, settings_of(point, workload, run_dir), "--profile")
+    report = json.loads((run_dir / "profile.json").read_text(encoding="utf-8"))
+    return report | {f"process_{key}": value for key, value in child._asdict().items()}
 
 
-def settings_of(command: str, model: Model, work: Path) -> dict[str, Any]:
-    """The settings of a command that are its own."""
-    policy, reward_model = str(work / "policy"), str(work / "reward_model")
-    data = {
-        kind: [str(work / f"{kind}.jsonl")] for kind in ("demonstrations", "comparisons", "prompts")
-    }
-    text = [str(work / "text.txt")]
+def settings_of(point: Point, workload: Path, run_dir: Path) -> dict[str, Any]:
+    """The settings of a command; PPO's with pretraining text."""
+    (name,), (dtype,) = point.models, point.dtypes
+    model, text = MODELS[name], [str(workload / "text.txt")]
     count = model.sequences
-    if command == "pretrain":
+    if point.what == "pretrain":
         shape = {key: value for key, value in model.shape.items() if key != "vocab_size"}
-        return {
-            "tokenizer": policy,
+        return ours.common_settings(dtype, point.threads, run_dir) | {
+            "tokenizer": str(workload / "policy"),
             "shape": shape | {"tie_embeddings": False},
             "data": {"train": text},
             "row_tokens": model.row_tokens,
-            "num_tokens": 6 * count * model.row_tokens,
-            "optim": {"lr": 1e-5, "batch_size": count},
+            "num_tokens": UPDATES * count * model.row_tokens,
+            "optim": {"lr": LR, "batch_size": count},
         }
-    if command == "sft":
-        return {
-            "base": policy,
-            "epochs": 1,
-            "data": {"demonstrations": data["demonstrations"]},
-            "optim": {"lr": 1e-5, "batch_size": count},
-        }
-    if command == "reward":
-        return {
-            "base": policy,
-            "data": {"comparisons": data["comparisons"]},
-            "optim": {"lr": 1e-5, "batch_size": max(1, count // 8)},
-        }
-    return {
-        "policy": policy,
-        "reward_model": reward_model,
-        "data": {"prompts": data["prompts"], "text": text},
-        "row_tokens": model.row_tokens,
-        "sampling": {"max_new_tokens": model.response_tokens},
-        "ppo": {
-            "episodes": 3 * count,
-            "batch_size": count,
-            "minibatch_size": max(1, count // 2),
-            "ptx_coef": 1.0,
-            "ptx_rows_per_episode": 1.0,
-        },
-    }
-
-
-def save(found: dict[str, Any], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "roofline.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
-    (out / "roofline.md").write_text(page_of(found), encoding="utf-8")
-
-
-def page_of(found: dict[str, Any]) -> str:
-    """The machine's rates, then a row for every phase of every run."""
-    products = [row for row in found["machine"] if "shape" in row]
-    copies = [row for row in found["machine"] if "bytes_per_s" in row]
-    lines = ["# Roofline", "", "## Bare matrix products", ""]
-    lines += table(
-        ("what", "shape", "dtype", "threads", "GFLOP/s"),
-        [
-            (
-                row["what"],
-                " x ".join(map(str, row["shape"])),
-                row["dtype"],
-                row["threads"],
-                f"{row['flops_per_s'] / 1e9:,.0f}",
-            )
-            for row in products
-        ],
+    work = ours.Work(
+        point.what,
+        dtype,
+        point.threads,
+        batch_size=model.comparisons if point.what == "reward" else count,
+        steps=ITERATIONS if point.what == "ppo" else UPDATES,
+        minibatch_size=max(1, count // 2),
+        response_tokens=model.response_tokens,
     )
-    lines += ["## Copies", "", "Bytes read and written.", ""]
-    lines += table(
-        ("what", "threads", "GB/s"),
-        [(row["what"], row["threads"], f"{row['bytes_per_s'] / 1e9:.1f}") for row in copies],
-    )
-    lines += ["## Training", "", PEAK_NOTE, ""]
-    head = ("model", "command", "dtype", "threads", "phase", "s", "share", "GFLOP/s", "of peak")
-    cells = [
+    settings = ours.settings_of(work, workload, run_dir)
+    if point.what == "ppo":
+        settings["row_tokens"] = model.row_tokens
+        settings["data"]["text"] = text
+        settings["ppo"] |= {"ptx_coef": 1.0, "ptx_rows_per_episode": 1.0}
+    return settings
+
+
+def save(rows: list[dict[str, Any]], same: dict[str, Any], out: Path) -> None:
+    """results.json and results.md."""
+    about = measure.machine() | same
+    text = json.dumps({"machine": about, "runs": rows}, indent=2)
+    (out / "results.json").write_text(text + "\n", encoding="utf-8")
+    (out / "results.md").write_text(page_of(rows, about), encoding="utf-8")
+
+
+def page_of(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    """The machine's rates, then a line for every phase of every run."""
+    rates = [rate for row in rows for rate in row.get("rates", [])]
+    runs = [row for row in rows if "rates" not in row]
+    products = [
         (
-            *(run["model"], run["command"], run["dtype"], run["threads"]),
+            rate["what"],
+            " x ".join(map(str, rate["shape"])),
+            rate["dtype"],
+            rate["threads"],
+            f"{rate['flops_per_s'] / 1e9:,.0f}",
+        )
+        for rate in rates
+        if "shape" in rate
+    ]
+    copies = [
+        (rate["what"], rate["threads"], f"{rate['bytes_per_s'] / 1e9:.1f}")
+        for rate in rates
+        if "bytes_per_s" in rate
+    ]
+    first = ("model", "command", "dtype", "threads")
+    phases = [
+        (
+            *(run[key] for key in first),
             *(phase["phase"], f"{phase['seconds']:.2f}", f"{phase['share']:.0%}"),
             f"{phase['matmul_flops_per_s'] / 1e9:,.1f}",
             f"{phase['share_of_peak']:.1%}",
         )
-        for run in found["runs"]
-        for phase in [{"phase": "all", "share": 1.0, **rates_of(run)}, *run["phases"]]
+        for run in runs
+        for phase in [run | {"phase": "all", "share": 1.0}, *run["phases"]]
     ]
-    lines += table(head, cells)
-    lines += ["## Rates and memory", ""]
-    rates = [
+    totals = [
         (
-            *(run["model"], run["command"], run["dtype"], run["threads"]),
+            *(run[key] for key in first),
             f"{run.get('tokens_per_s_before', run['tokens_per_s']):,.0f}",
             f"{run['tokens_per_s']:,.0f}",
             f"{run['flops_per_s'] / 1e9:,.1f}",
             f"{run['peak_gib']:.2f}",
+            f"{run['process_others']:.0%}",
         )
-        for run in found["runs"]
+        for run in runs
     ]
-    lines += table(
-        (*head[:4], "tokens/s", "while profiled", "model GFLOP/s", "peak GiB"),
-        rates,
-    )
-    return "\n".join(lines)
-
-
-def rates_of(run: dict[str, Any]) -> dict[str, float]:
-    return {key: run[key] for key in ("seconds", "matmul_flops_per_s", "share_of_peak")}
-
-
-def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
-    """The lines of a Markdown table, and an empty one."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return [*lines, ""]
+    speeds = ("tokens/s", "while profiled", "model GFLOP/s", "peak GiB", "others")
+    parts = [
+        "# Roofline",
+        " · ".join(f"{key} {value}" for key, value in about.items() if value),
+        "## Bare matrix products",
+        measure.markdown_table(("what", "shape", "dtype", "threads", "GFLOP/s"), products),
+        "## Copies",
+        "Bytes read and written.",
+        measure.markdown_table(("what", "threads", "GB/s"), copies),
+        "## Training",
+        PEAK_NOTE,
+        measure.markdown_table((*first, "phase", "s", "share", "GFLOP/s", "of peak"), phases),
+        "## Rates and memory",
+        measure.markdown_table((*first, *speeds), totals),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@
 
 One thing at a time is moved away from a base point (hidden 256, 6 layers, vocabulary 8192, prompts
 and responses of 64 tokens each, 32 sequences, K = 4, one thread, bf16). Every point is a process of
-its own. Writes results.json, and results.md with the exponents of log-log fits: 1 is linear.
+its own. Points that are done are kept: the same command goes on where it was stopped; those of
+another commit are left out. Writes results.json, and results.md with the exponents of log-log fits:
+1 is linear.
 """
 
 from __future__ import annotations
@@ -88,19 +90,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / RUNS_FILE
-    rows = measure.rows_of(file) if file.is_file() else []
+    same = {"commit": measure.commit()}
+    rows = measure.kept_rows(file, same)
     known = {row["name"] for row in rows}
     idle_gib = idle_memory_gib(options.out)
     for number, point in enumerate(points, start=1):
         if point.name in known:
             continue
-        row = measured(point, options.out)
+        row = same | measured(point, options.out)
         rows.append(row)
-        with file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
+        measure.append_row(file, row)
         print(f"{number}/{len(points)} {point.name}: {row['step_s']:.3g} s", flush=True)
     found = {row["name"]: row for row in rows}
-    about = measure.machine() | {"idle_gib": round(idle_gib, 2)}
+    about = measure.machine() | same | {"idle_gib": round(idle_gib, 2)}
     text = json.dumps({"machine": about, "runs": rows}, indent=2)
     (options.out / "results.json").write_text(text + "\n", encoding="utf-8")
     text = report(options.only, options.axes, options.quick, found, idle_gib, about)

@@ -6,7 +6,8 @@
 
 Installs the peer into environments of its own (build/peers), makes weights and data once, then runs
 each side in a process of its own, in turn, and writes results.json and results.md. Runs that are
-done are kept: the same command goes on where it was stopped. See benchmarks/README.md.
+done are kept: the same command goes on where it was stopped. Those of another commit or number of
+threads are left out. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -103,19 +104,19 @@ def main(arguments: list[str] | None = None) -> int:
     for name in sorted({PEER_OF[work] for work in options.only}):
         install(name, options)
     file = options.out / RUNS_FILE
-    done = measure.rows_of(file) if file.is_file() else []
+    same = conditions(options)
+    done = measure.kept_rows(file, same)
     known = {row["name"] for row in done}
     for number, run in enumerate(runs, start=1):
         if run.name in known or is_behind(run, done):
             continue
         print(f"{number}/{len(runs)} {run.name}", end=" ", flush=True)
-        row = measured(run, options)
+        row = same | measured(run, options)
         print(f"{measure.shown(row['rate'])} {UNITS[run.work]}", flush=True)
         done.append(row)
-        with file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
-        write_results(done, options)
-    write_results(done, options)
+        measure.append_row(file, row)
+        write_results(done, options, same)
+    write_results(done, options, same)
     print((options.out / REPORT_FILE).read_text(encoding="utf-8"))
     return 0
 
@@ -144,6 +145,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     kind = f"{options.architecture}-quick" if options.quick else options.architecture
     options.out = (options.out or ROOT / "runs" / "vs_trl" / kind).resolve()
     return options
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of one table must have in common, which their names do not say."""
+    return {
+        "commit": measure.commit(),
+        "threads": options.threads,
+        "architecture": options.architecture,
+    }
 
 
 def plan(works: list[str], models: list[str], repeats: int) -> list[Run]:
@@ -310,10 +320,12 @@ def run_peer(
     return child, json.loads(out.read_text(encoding="utf-8"))
 
 
-def write_results(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def write_results(
+    rows: list[dict[str, Any]], options: argparse.Namespace, same: dict[str, Any]
+) -> None:
     """results.json (every run, and the sizes) and results.md (medians and ratios)."""
     sizes = {model: asdict(SIZES[model]) for model in options.models}
-    about = measure.machine() | {"threads": options.threads, "architecture": options.architecture}
+    about = measure.machine() | same
     if options.quick:
         about["note"] = "a check that everything runs, not a measurement"
     text = json.dumps({"machine": about, "sizes": sizes, "runs": rows}, indent=2)

@@ -5,8 +5,11 @@ A test that skips itself fails the run, unless it is listed here with the reason
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -158,3 +161,10 @@ def interrupt_at() -> Callable[[int], Callable[[int, int], None]]:
         return progress
 
     return make
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A benchmark's module by its name; they import each other as scripts do."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module

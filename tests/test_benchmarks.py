@@ -1,7 +1,6 @@
 """The benchmarks: what they plan, what they count and how they compare. No long run."""
 
 import ast
-import importlib
 import json
 import subprocess
 import sys
@@ -12,17 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from heedful.config import PPOConfig, RewardConfig, SFTConfig, make_config
+from heedful.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, make_config
 from heedful.data.template import Template
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """A benchmark's module by its name; they import each other as scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def small_workload(workload, **settings):
@@ -279,62 +271,46 @@ def test_generate_plans_whole_prompts_and_measures(load, tmp_path, capsys):
     assert all(4 <= units <= 24 for units in result["units"])
 
 
-# A runner of one stage, which takes half a second unless it is done.
-RUNNER = """
-stage=$0/stages/sft; mkdir -p $stage; touch $stage/started.txt
-if [ ! -f $stage/stage.json ]; then
-    sleep 0.5; echo answers > $stage/samples.jsonl; echo '{"seconds": 0.5}' > $stage/stage.json
-fi
-"""
+def test_rooflines_commands_take_their_settings(load):
+    roofline, ours = load("roofline"), load("ours")
+    configs = {"pretrain": PretrainConfig, "sft": SFTConfig, "reward": RewardConfig}
+    for name, model in (configs | {"ppo": PPOConfig}).items():
+        point = roofline.Point(name, ("quick",), 1, ("fp32",))
+        settings = roofline.settings_of(point, Path("w"), Path("runs/x"))
+        config = make_config(model, settings, "here")
+        assert (config.compute.dtype, config.compute.threads) == ("float32", 1)
+        assert getattr(config, "dropout", 0.0) == 0.0  # as vs_trl.py measures it
+    assert (config.ppo.ptx_coef, config.data.text, config.row_tokens) == (1, ("w/text.txt",), 16)
+    assert config.ppo.episodes == 3 * config.ppo.batch_size
+    assert settings["compute"] == ours.common_settings("fp32", 1, Path("runs/x"))["compute"]
 
 
-def test_kills_kills_compares_and_takes_no_finished_run_for_an_answer(
-    load, tmp_path, capsys, monkeypatch
-):
-    kills = load("kills")
-
-    def start(recipe, run_dir):
-        return subprocess.Popen(["sh", "-c", RUNNER, run_dir], start_new_session=True)
-
-    monkeypatch.setattr(kills, "start", start)
-    call = ["recipe.toml", "--out", str(tmp_path)]
-    assert kills.main(call) == 0
-    said = capsys.readouterr().out
-    assert "1 kills, 0 missed" in said
-    assert "1 files compared, 0 differ" in said
-    with pytest.raises(SystemExit, match="2"):
-        kills.main(call)
-    assert "killed is there" in capsys.readouterr().err
+def test_roofline_plans_the_machine_and_every_command(load, capsys):
+    words = ["--models", "tiny", "large", "--commands", "sft", "ppo", "--threads", "1", "2"]
+    assert load("roofline").main([*words, "--dtypes", "bf16", "--dry-run"]) == 0
+    assert capsys.readouterr().out.split() == [
+        *("machine-tiny+large-1-bf16", "machine-tiny+large-2-bf16"),
+        *("sft-tiny-1-bf16", "sft-tiny-2-bf16", "ppo-tiny-1-bf16", "ppo-tiny-2-bf16"),
+        *("sft-large-1-bf16", "sft-large-2-bf16", "ppo-large-1-bf16", "ppo-large-2-bf16"),
+    ]
 
 
-@pytest.mark.parametrize(
-    ("killed_stages", "files", "answer"),
-    [
-        (["sft", "ppo"], ["claims.json"], 0),
-        (["ppo"], ["claims.json"], 0),  # the short one ended before its kill
-        (["sft"], ["claims.json"], 1),  # the long one did
-        ([], ["claims.json"], 1),
-        (["sft", "ppo"], ["stages/sft/metrics.jsonl"], 1),  # nothing to compare
-        (["sft", "ppo"], ["claims.json", "stages/sft/samples.jsonl"], 1),  # the second differs
-    ],
-)
-def test_kills_says_yes_only_after_kills_and_comparisons(
-    load, tmp_path, monkeypatch, killed_stages, files, answer
-):
-    kills = load("kills")
-    for run in ("whole", "killed"):
-        for stage, seconds in (("sft", 2.0), ("ppo", 20.0)):
-            place = tmp_path / run / "stages" / stage
-            place.mkdir(parents=True)
-            (place / "stage.json").write_text(json.dumps({"seconds": seconds}))
-        for number, name in enumerate(files):
-            (tmp_path / run / name).write_text(run if number else "the same")
-    (tmp_path / "killed").rename(tmp_path / "later")
-
-    def run_with_kills(recipe, run_dir, seconds, chooser):
-        (tmp_path / "later").rename(run_dir)
-        return [(stage, 1.0, "the runner") for stage in killed_stages]
-
-    monkeypatch.setattr(kills, "start", lambda *_: SimpleNamespace(wait=lambda: 0))
-    monkeypatch.setattr(kills, "run_with_kills", run_with_kills)
-    assert kills.main(["recipe.toml", "--out", str(tmp_path)]) == answer
+def test_the_machine_is_measured_at_the_shapes_of_the_models(load, monkeypatch):
+    roofline = load("roofline")
+    monkeypatch.setattr(roofline, "ROWS", {"decode": 2, "chunk": 3, "batch": 4})
+    monkeypatch.setattr(roofline, "COPY_MIB", (1,))
+    for name in ("RATE_S", "COPY_S"):
+        monkeypatch.setattr(roofline, name, 0.0)
+    threads = torch.get_num_threads()
+    rates = roofline.machine_rates(roofline.shapes_of(["quick"]), threads, ["fp32", "bf16"])
+    *products, copy = rates
+    assert [rate["shape"] for rate in products[::2]] == [
+        (4, 32, 32),
+        (4, 32, 64),
+        (3, 32, 128),
+        (2, 32, 64),
+        (2, 32, 128),
+    ]
+    assert [rate["dtype"] for rate in products] == ["fp32", "bf16"] * 5
+    assert all(rate["flops_per_s"] > 0 for rate in products)
+    assert copy["bytes_per_s"] > 0
