@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "data": "records errors",
     "store": "records errors",
     "rollout": "models losses distributed errors",
-    "training": "config metrics records data models losses rollout distributed errors",
+    "training": "config metrics memory records data models losses rollout distributed errors",
     "evaluation": "records metrics data models rollout errors",
     "intake": "store records errors",
     "simulation": "store records errors",

@@ -1,4 +1,4 @@
-"""The process's memory allocator: freed blocks are kept and used again.
+"""The process's memory: how much it took, and an allocator that uses freed blocks again.
 
 By default glibc maps large tensors afresh at every use and gives them back when they are freed; the
 page faults cost more than the arithmetic on small machines. Set HEEDFUL_MALLOC=default to leave the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -27,3 +28,9 @@ def tune_allocator() -> bool:
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: KEEP_BYTES, M_TOP_PAD: GROW_BYTES}
     taken = [mallopt(name, value) == 1 for name, value in settings.items()]  # asks for every one
     return all(taken)
+
+
+def peak_gib() -> float:
+    """Memory of this process at its most until now, in GiB."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from heedful.training.profiling import Recorded, labelled, matmul_rate
 from heedful.training.trace import Operation
 
 UPDATE = {"forward", "data", "backward", "optimizer", "validate", "other"}
-EPISODE = {"generate", "experience", "reference", "values", "score", "logprobs", "optimise", "ptx"}
+EPISODE = {"generate", "experience", "reference", "values", "score", "logprobs", "optimize", "ptx"}
 LR = "--optim.lr=1e-3"
 UPDATES = ["--optim.batch_size=2", "--log.save_every=0"]
 PHASES = {
@@ -116,6 +117,13 @@ def plain_sft(tmp_path_factory, files) -> Path:
 def test_every_label_names_a_function(command: str):
     with labelled(labels_of(command)):
         pass
+
+
+def test_every_phase_stands_in_the_document():
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    listed = page[page.index("\nPhases are ") :]
+    phases = {label.phase for command in PHASES for label in labels_of(command)} | {"other"}
+    assert set(re.findall(r"`(\w+)`", listed)) == phases
 
 
 @pytest.mark.parametrize("command", PHASES)

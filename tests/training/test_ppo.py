@@ -16,7 +16,7 @@ from heedful.data.text import TextRows
 from heedful.errors import CheckpointError, ConfigError, DataError, TrainingError
 from heedful.metrics import read_metrics
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
-from heedful.training import step3_ppo
+from heedful.training import loop, step3_ppo
 from heedful.training.checkpoint import publish
 from heedful.training.loop import NON_FINITE_FILE, Adam, derive_seed
 from heedful.training.monitoring import Watch
@@ -26,6 +26,7 @@ VOCABULARY, EOS, PAD, GOOD = 20, 0, 1, 7
 PROMPTS = [
     PromptTokens(str(i), f"prompt {i}", [2 + i % 5, 8 + i % 7][: 1 + i % 2]) for i in range(40)
 ]
+PHASES = ("rollout", "experience", "optimize", "observe")  # those of every iteration
 TEXT = TextRows((torch.arange(500) % 11 + 4).numpy().astype("uint32"), 8)
 
 
@@ -380,13 +381,41 @@ def test_tokens_of_all_epochs_and_of_the_text_are_counted(networks, toy_reward, 
     config = settings(tmp_path, ppo=ppo)
     run(config, networks(), text=TEXT, observers=[lambda batch, e: seen.append(e) or {}])
     (row,) = read_metrics(tmp_path)
-    seconds = sum(row[f"time/{phase}_s"] for phase in ("rollout", "experience", "optimize"))
+    seconds = sum(row[f"time/{phase}_s"] for phase in PHASES)
     # what is listed by itself is within them
     assert row["time/reference_s"] + row["time/values_s"] < row["time/experience_s"]
     assert 0 < row["time/ptx_s"] < row["time/optimize_s"]
     episodes = sum(map(len, [*seen[0].prompts, *seen[0].responses]))
     expected = 2 * episodes + 2 * 32 * 3 * 8
     assert row["speed/tokens_per_s"] * seconds == pytest.approx(expected)
+
+
+def test_every_second_of_an_iteration_has_its_phase(networks, toy_reward, tmp_path, monkeypatch):
+    """A clock that stands still but for what is counted here: seconds are exact."""
+    now = [0.0]
+
+    def lasting(seconds, result):
+        def call(*arguments, **options):
+            now[0] += seconds
+            return result(*arguments, **options) if callable(result) else result
+
+        return call
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(step3_ppo._Trainer, "average", lasting(4.0, None))
+    monkeypatch.setattr(step3_ppo, "describe", lasting(16.0, step3_ppo.describe))
+    config = settings(tmp_path, ppo={"episodes": 64}, eval_every=2)
+    options = {
+        "generate": lasting(1.0, step3_ppo.sample),
+        "observers": [lasting(32.0, {"ppo/gold": 0.5})] * 2,
+        "evaluators": [lasting(128.0, {"valid/score": 0.5})],
+    }
+    run(config, networks(), **options)
+    first, second = read_metrics(tmp_path)
+    assert [first[f"time/{phase}_s"] for phase in PHASES] == [1, 0, 4, 16 + 2 * 32]
+    assert "time/evaluate_s" not in first
+    assert [second[f"time/{phase}_s"] for phase in (*PHASES, "evaluate")] == [1, 0, 4, 80, 128]
+    assert second["speed/episodes_per_s"] == pytest.approx(32 / (1 + 4 + 80 + 128))
 
 
 def test_iterations_are_rounded_up():

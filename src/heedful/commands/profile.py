@@ -69,8 +69,8 @@ def labels_of(command: str) -> list[Label]:
             Label(step3_ppo, "response_values", "values"),
             Label(step3_ppo, "final_scores", "score"),
             Label(step3_ppo, "response_logprobs", "logprobs"),
-            Label(step3_ppo, "_optimize", "optimise", is_open=True),
-            Label(step3_ppo, "_accumulate", "optimise"),
+            Label(step3_ppo, "_optimize", "optimize", is_open=True),
+            Label(step3_ppo, "_accumulate", "optimize"),
             Label(step3_ppo, "accumulate_text", "ptx"),
             Label(step3_ppo, "save_state", "save"),
         ]

@@ -76,7 +76,7 @@ def speed(
     """Tokens and FLOPs per second of an iteration (2ND forward, 6ND forward and backward).
 
     Tokens are those that the policy is updated on: the episodes once per epoch, and the pretraining
-    text. Evaluation takes time and is not counted.
+    text. The tokens of evaluation are not counted, its seconds are.
     """
     num_response = float(experience.response_mask.sum())
     num_tokens = num_response + sum(len(prompt) for prompt in experience.prompts)

@@ -2,13 +2,12 @@
 
 Nothing of it stands in the steps: labels are put on their functions from outside while a profile is
 taken, and a callback that the steps call after every update opens and closes the window. A run that
-is not profiled runs none of this code.
+is not profiled is labelled and recorded nowhere.
 """
 
 from __future__ import annotations
 
 import functools
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from heedful.memory import peak_gib
 from heedful.training.trace import PHASE_PREFIX
 
 # A step calls it after every update, or batch of prompts: (done, total).
@@ -153,7 +153,7 @@ class Recorder:
     def _close(self, seconds: float, done: int, num_updates: int) -> Recorded:
         assert self._profiler is not None  # advance asks only where it records
         num_tokens = self.tokens.num - self._tokens_before
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+        peak = peak_gib()
         self._profiler.stop()
         self._profiler.export_chrome_trace(str(self.trace))
         self._profiler = None

@@ -101,8 +101,7 @@ def train(
     num_tokens = sum(len(prompt.tokens) for prompt in prompts)
     fingerprint = config_fingerprint(config, len(prompts), num_tokens)
     trainer = _Trainer.build(config, models, fingerprint)
-    total = num_iterations(ppo)
-    first = trainer.resume(run_dir)
+    total, first = num_iterations(ppo), trainer.resume(run_dir)
     log = _open_log(config, first)
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
     watch = Watch()
@@ -126,12 +125,13 @@ def train(
         stats, num_text_tokens = _optimize(
             config, models, trainer, experience, text, iteration, run_dir, parts
         )
-        timer.lap("optimize")
         trainer.average(ppo.ema_decay, iteration)
+        timer.lap("optimize")
         trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
         last = describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
         for observer in observers:
             last |= observer(batch, experience)
+        timer.lap("observe")
         if _evaluation_is_due(config, iteration):
             for evaluator in evaluators:
                 last |= evaluator(models.policy)
