@@ -1,13 +1,14 @@
 """heed ppo from files: what it measures on validation prompts while it trains."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
 from heedful.commands.train import fit, run_ppo, run_sft
 from heedful.config import PPOConfig, SFTConfig
-from heedful.errors import ConfigError
+from heedful.errors import ConfigError, DataError
 from heedful.models.language_model import load_language_model
 from heedful.models.scalar_model import scalar_model_from
 from heedful.rollout.engine import end_tokens, sample
@@ -107,6 +108,40 @@ def test_sft_chooses_by_the_same_worth_of_a_cut_answer(tmp_path, models, results
 def test_measuring_needs_validation_prompts(tmp_path, models):
     with pytest.raises(ConfigError, match="eval_every need"):
         run_ppo(settings(tmp_path / "a", models, ROWS, eval_every=1))
+
+
+@pytest.mark.parametrize(("context", "found"), [(64, 62 + 5), (32, 30 + 5)])
+@pytest.mark.parametrize("step", ["sft", "ppo"])
+def test_validation_prompts_and_their_samples_fit_both_models(
+    tmp_path, models, tiny_model, tokenizer, step, context, found
+):
+    """The policy reads 64 tokens; the reward model as many, or 32."""
+    base = publish(tiny_model(max_position_embeddings=context), tokenizer, tmp_path / "base", {})
+    reward = publish(scalar_model_from(base, 3), tokenizer, tmp_path / "reward", {})
+    valid = {"text": " ".join(["w9"] * (found - 5)), "split": "valid"}
+    named = models[0] if context == 64 else reward
+    if step == "ppo":
+        config = settings(tmp_path / "a", (models[0], reward), [*ROWS, valid], eval_every=1)
+        run = partial(run_ppo, config)
+    else:
+        rows = {"prompts": valid, "demonstrations": {"prompt": "w2", "response": "w3"}}
+        for name, row in rows.items():
+            (tmp_path / f"{name}.jsonl").write_text(json.dumps({"split": "train"} | row) + "\n")
+        values = {
+            "run_dir": str(tmp_path / "a" / "run"),
+            "base": str(models[0]),
+            "reward_model": str(reward),
+            "select": "score",
+            "data": {name: [str(tmp_path / f"{name}.jsonl")] for name in rows},
+            "sampling": {"max_new_tokens": 5},
+            "compute": {"dtype": "float32"},
+            "optim": {"lr": 1e-6, "batch_size": 1},
+        }
+        run = partial(run_sft, SFTConfig.model_validate(values))
+    message = f"have {found} tokens, the context of {named} is {context}: .* sampling.max_new"
+    with pytest.raises(DataError, match=message):
+        run()
+    assert not (tmp_path / "a" / "run" / "metrics.jsonl").exists()  # before the first update
 
 
 def test_a_model_keeps_every_token_that_ends_its_responses(tmp_path, tiny_model, tokenizer):

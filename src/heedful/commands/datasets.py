@@ -143,8 +143,8 @@ def require_context(lengths: Iterable[int], config: Any, path: str) -> None:
     if context is not None and longest > context:
         raise DataError(
             f"the longest prompt and response have {longest:,} tokens, the context of {path} is "
-            f"{context:,}: lower data.max_prompt_tokens and data.max_response_tokens (in PPO "
-            f"sampling.max_new_tokens) to {context:,} together"
+            f"{context:,}: lower data.max_prompt_tokens and data.max_response_tokens (of "
+            f"samples: sampling.max_new_tokens) to {context:,} together"
         )
 
 

@@ -187,7 +187,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
         require_same_tokenizer(
             tokenizer, load_tokenizer(config.reward_model), (config.base, config.reward_model)
         )
-        score = _score_on_validation(config, reward_model, tokenizer, template, bad)
+        score = _score_on_validation(config, model, reward_model, tokenizer, template, bad)
     use_lora(model, config.lora, config.seed)
     say_bad_rows(bad)
     metrics = step1_sft.train(config, model, examples, valid, text, score, progress)
@@ -197,6 +197,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
 
 def _score_on_validation(
     config: SFTConfig | PPOConfig,
+    policy: Any,
     reward_model: Any,
     tokenizer: Any,
     template: Template,
@@ -204,17 +205,22 @@ def _score_on_validation(
 ) -> step1_sft.ScoreModel:
     """The mean reward-model score of a model's samples on validation prompts (paper C.1).
 
-    A sample that was cut has the score that it has in step 3. Always with the same random numbers,
-    so that the models of a run differ by themselves alone.
+    A sample that was cut has PPO's ``missing_eos_score``, -1 in SFT. Always with the same random
+    numbers, so that the models of a run differ by themselves alone. Raises DataError where prompt
+    and sample may not fit the context of the policy or of the reward model.
     """
     prompts = load_prompts(config.data, template, "valid", bad)
     if not prompts:
         raise ConfigError(
             'select = "score" and eval_every need data.prompts with prompts of the valid split'
         )
-
-    ppo = config.ppo if isinstance(config, PPOConfig) else None
-    cut = MISSING_EOS_SCORE if ppo is None else ppo.missing_eos_score
+    if isinstance(config, PPOConfig):
+        path, cut = config.policy, config.ppo.missing_eos_score
+    else:
+        path, cut = config.base, MISSING_EOS_SCORE
+    for reader, name in ((policy, path), (reward_model, config.reward_model)):
+        lengths = (len(prompt.tokens) + config.sampling.max_new_tokens for prompt in prompts)
+        require_context(lengths, reader.config, str(name))
 
     def score(model: Any) -> float:
         rollout = sample(
@@ -308,7 +314,9 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
     evaluators = []
     if config.eval_every:
-        score = _score_on_validation(config, models.reward_model, tokenizer, template, bad)
+        score = _score_on_validation(
+            config, models.policy, models.reward_model, tokenizer, template, bad
+        )
         evaluators = [lambda policy: {"valid/score": score(policy)}]
     say_bad_rows(bad)
     metrics = step3_ppo.train(
