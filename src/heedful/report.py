@@ -36,7 +36,6 @@ lineage        [{"stage", "output", "inputs": ["..."], "sha256"}]
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ from typing import Any
 from heedful import figures
 from heedful.errors import DataError, MissingExtraError
 from heedful.figures import Row, groups, rows_of, safe
-from heedful.metrics import METRICS_FILE, read_metrics
+from heedful.metrics import METRICS_FILE, read_metrics, replacing
 from heedful.plots import (
     Formatter,
     bar_chart,
@@ -123,9 +122,8 @@ def write_report(run_dir: Path, out: Path) -> Path:
         env=_environment(run_dir, problems),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
+    with replacing(out) as partial:
+        partial.write_text(page, encoding="utf-8")
     return out
 
 

@@ -1,4 +1,4 @@
-"""What commands write takes its place only when it is whole."""
+"""What commands, evaluation and the report write takes its place only when it is whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from heedful.commands import miniature
 from heedful.config import LabelConfig
 
-COMMANDS = Path(miniature.__file__).parent
+SOURCE = Path(miniature.__file__).parents[1]
+WRITERS = [*SOURCE.glob("commands/*.py"), *SOURCE.glob("evaluation/*.py"), SOURCE / "report.py"]
 
 
 def places_written(path: Path) -> list[str]:
@@ -26,10 +27,16 @@ def places_written(path: Path) -> list[str]:
     return found
 
 
-def test_commands_write_beside_the_place():
-    written = {path.name: places_written(path) for path in COMMANDS.glob("*.py")}
+def test_writers_write_beside_the_place():
+    written = {path.name: places_written(path) for path in WRITERS}
     assert not {name: places for name, places in written.items() if set(places) - {"partial"}}
     assert sum(map(len, written.values())) > 10
+    assert written["report.py"] and written["claims.py"]
+
+
+def test_the_name_beside_the_place_is_made_in_one_function():
+    """``metrics.replacing``: what may import it makes none by hand."""
+    assert not [path for path in WRITERS if ".partial" in path.read_text(encoding="utf-8")]
 
 
 def test_rankings_cut_by_a_kill_leave_those_before(tmp_path, monkeypatch):

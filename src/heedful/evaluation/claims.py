@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from heedful.evaluation.intervals import Interval
+from heedful.metrics import replacing
 
 TRUTH_MARGIN = 0.05  # claim c4: a share of answers that is taken for no loss
 MIN_SIZE_RATIO = 4.0  # claim b: how many times larger the base model must be
@@ -218,10 +218,9 @@ def gold_rises(rise: Interval) -> Claim:
 
 def write_claims(path: Path, claims: Sequence[Claim]) -> None:
     """Writes the claims as a JSON list, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     rows = [claim.to_row() for claim in claims]
-    partial.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # Widths of the table's columns: with the spaces between them, 100 characters.

@@ -44,9 +44,10 @@ def penalize_cut(
 ) -> Tensor:
     """(B,) what responses are worth: the reward model's score (B,) where one ended by itself.
 
-    A response that neither EOS nor a stop text ended was cut by the token limit; it is worth the
-    same fixed score whatever it says, in choosing a model, in reporting and as PPO's reward.
-    "none" keeps the reward model's score of the cut text.
+    A response that neither EOS nor a stop text ended was cut by the token limit; it is worth a
+    fixed score whatever it says: in PPO its setting, as reward and on validation prompts; outside
+    PPO, in choosing a model or a prefix and in reporting, always -1. "none" keeps the reward
+    model's score of the cut text.
     """
     if missing_eos_score == "none":
         return scores
