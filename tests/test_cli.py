@@ -328,10 +328,61 @@ def test_a_run_over_a_finished_one_that_was_cut_short_goes_on(tmp_path, model, h
     assert (code, "step-00000001.pt cannot be read" in said) == (1, True)
 
 
-def test_completions_are_not_sampled_over_those_that_are_there(tmp_path, model, heed):
-    """People may be ranking them."""
+def test_a_run_over_a_finished_one_that_saved_nothing_yet_is_not_finished(
+    tmp_path, model, heed, monkeypatch, interrupt_at
+):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    other = [*sft(tmp_path / "a", model, rows), "--seed=1"]
+    assert heed(*sft(tmp_path / "a", model, rows))[0] == 0
+    weights = tmp_path / "a" / "run" / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(1))
+        assert heed(*other, "--overwrite")[0] == 1
+    assert weights.read_bytes() == before
+    assert not (tmp_path / "a" / "run" / "state").exists()
+    code, said = heed(*other)
+    assert code == 2
+    assert "holds a run that has not ended and the model of one before it: go on with --r" in said
+    assert heed(*other, "--resume")[0] == 0
+    assert heed(*sft(tmp_path / "b", model, rows, "--seed=1"))[0] == 0
+    straight = tmp_path / "b" / "run" / "model" / "model.safetensors"
+    assert weights.read_bytes() == straight.read_bytes() != before
+    code, said = heed(*other, "--resume")
+    assert (code, "is finished: nothing is left to do" in said) == (0, True)
+
+
+def test_a_finished_run_is_not_resumed_with_other_settings(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    words = [*sft(tmp_path, model, rows), "--resume"]
+    assert heed(*words)[0] == 0
+    code, said = heed(*words, "--seed=1", "--optim.lr=0.5")
+    assert code == 2
+    assert "other settings (optim.lr is 0.001 there, 0.5 here; seed is 0 there, 1 here)" in said
+    assert "--restart" in said
+    code, said = heed(*words, "--compute.threads=1", "--log.save_every=7", "--compute.dtype=auto")
+    assert (code, "is finished: nothing is left to do" in said) == (0, True)
+
+
+def test_a_run_that_has_not_ended_is_not_resumed_with_other_settings(
+    tmp_path, model, heed, monkeypatch, interrupt_at
+):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    words = [*sft(tmp_path, model, rows), "--epochs=3", "--log.save_every=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(2))
+        assert heed(*words)[0] == 1
+    settings = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
+    code, said = heed(*words, "--resume", "--seed=1")
+    assert (code, "other settings (seed is 0 there, 1 here)" in said) == (2, True)
+    assert (tmp_path / "run" / "config.toml").read_text(encoding="utf-8") == settings
+    assert heed(*words, "--resume")[0] == 0
+
+
+def sampling(tmp_path: Path, model: Path) -> list[str]:
+    """The words of a tiny run of heed sample."""
     prompts = write_jsonl(tmp_path / "p.jsonl", {"text": "w2 w3", "split": "train"})
-    words = [
+    return [
         "sample",
         f"--run_dir={tmp_path / 'run'}",
         f'--prompts=["{prompts}"]',
@@ -339,6 +390,29 @@ def test_completions_are_not_sampled_over_those_that_are_there(tmp_path, model, 
         "--compute.dtype=float32",
         "--sampling.max_new_tokens=4",
     ]
+
+
+def test_completions_of_a_run_that_was_stopped_are_those_before(
+    tmp_path, model, heed, monkeypatch, interrupt_at
+):
+    words = sampling(tmp_path, model)
+    assert heed(*words)[0] == 0
+    completions = tmp_path / "run" / "completions.jsonl"
+    before = completions.read_bytes()
+    (tmp_path / "run" / "model").mkdir()  # as of a finished training run in the same place
+    with monkeypatch.context() as patch:
+        patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(1))
+        assert heed(*words, "--seed=1", "--overwrite")[0] == 1
+    assert completions.read_bytes() == before
+    code, said = heed(*sft(tmp_path, model, tmp_path / "no.jsonl"))
+    assert (code, "holds a finished run (model)" in said) == (2, True)
+    assert heed(*words, "--seed=1", "--resume")[0] == 0
+    assert completions.read_bytes() != before
+
+
+def test_completions_are_not_sampled_over_those_that_are_there(tmp_path, model, heed):
+    """People may be ranking them."""
+    words = sampling(tmp_path, model)
     assert heed(*words)[0] == 0
     code, said = heed(*words)
     assert code == 2

@@ -14,6 +14,7 @@ from heedful.config import (
     PretrainConfig,
     Section,
     SFTConfig,
+    changed_settings,
     dump_toml,
     load_config,
     make_config,
@@ -204,3 +205,17 @@ def test_numbers_in_scientific_notation_are_numbers(file):
 
 def pretrain(*more: str) -> list[str]:
     return ["run_dir=r", "tokenizer=t", "data={}", "optim.batch_size=8", *more]
+
+
+def test_settings_that_decide_the_result_are_compared_by_name():
+    values = {"run_dir": "a", "base": "lm", "optim": {"lr": 1e-3, "batch_size": 4}, "data": {}}
+    before = make_config(SFTConfig, values, "here")
+    same = {"run_dir": "b", "log": {"save_every": 7}}
+    same["compute"] = {"threads": 3, "tokens_per_microbatch": 5}
+    assert changed_settings(before, make_config(SFTConfig, values | same, "here")) == {}
+    other = {"base": "big", "optim": {"lr": 2e-3, "batch_size": 4}, "reward_model": "rm"}
+    assert changed_settings(before, make_config(SFTConfig, values | other, "here")) == {
+        "base": ("lm", "big"),
+        "optim.lr": (1e-3, 2e-3),
+        "reward_model": (None, "rm"),
+    }

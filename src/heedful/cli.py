@@ -7,7 +7,6 @@ unless --debug is given.
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib
 import os
 import shutil
@@ -233,24 +232,24 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
         print(dump_toml(config))
         print(derived_numbers(config))
         return 0
-    from heedful.commands.worker import hold
+    from heedful.commands.worker import begun, hold
 
     run_dir = Path(config.run_dir)
     with hold(run_dir, say=lambda text: print(text, file=sys.stderr)):
-        if options.restart:
-            shutil.rmtree(run_dir / "state", ignore_errors=True)
-        elif _is_finished(options.command, run_dir):
-            if not options.resume:
-                raise ConfigError(
-                    f"{run_dir} holds a finished run ({RESULTS[options.command]}): give another "
-                    "run_dir, or --overwrite to do it again in its place"
-                )
+        if not options.restart and _is_finished(options.command, config, options.resume):
             print(f"{run_dir} is finished: nothing is left to do", file=sys.stderr)
             return 0
         if options.profile:  # read by torch when it is imported: no notes of start and stop
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         module = importlib.import_module(f"heedful.commands.{command.module}")
-        run = functools.partial(getattr(module, command.function), config, resume=options.resume)
+        function = getattr(module, command.function)
+
+        def run() -> None:
+            with begun(run_dir, options.command):
+                if options.restart:
+                    shutil.rmtree(run_dir / "state", ignore_errors=True)
+                function(config, resume=options.resume)
+
         if options.profile:
             from heedful.commands.profile import run_profiled
 
@@ -260,11 +259,50 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _is_finished(command: str, run_dir: Path) -> bool:
-    """Whether the result is there, and not from before a run that has not ended."""
-    result = RESULTS.get(command)
+def _is_finished(command: str, config: Any, resume: bool) -> bool:
+    """Whether the result is there, and not from before a run that has not ended.
+
+    Raises ConfigError where the result would be replaced without ``resume``, and where there is
+    something to resume that was made with other settings.
+    """
+    from heedful.commands.worker import mark_of
+
+    run_dir, result = Path(config.run_dir), RESULTS.get(command)
     has_state = any((run_dir / "state").glob("step-*.pt"))
-    return result is not None and (run_dir / result).exists() and not has_state
+    has_result = result is not None and (run_dir / result).exists()
+    is_cut_short = mark_of(run_dir, command).exists()
+    if has_result and not has_state and not resume:
+        if is_cut_short:
+            raise ConfigError(
+                f"{run_dir} holds a run that has not ended and the {result} of one before it: go "
+                "on with --resume, start over with --restart, or give another run_dir"
+            )
+        raise ConfigError(
+            f"{run_dir} holds a finished run ({result}): give another run_dir, or --overwrite to "
+            "do it again in its place"
+        )
+    is_finished = has_result and not has_state and not is_cut_short
+    if resume and (is_finished or has_state):
+        _require_same_settings(config, run_dir)
+    return is_finished
+
+
+def _require_same_settings(config: Any, run_dir: Path) -> None:
+    """Raises ConfigError naming the settings that differ from those that a run was made with."""
+    from heedful.config import changed_settings, load_config
+
+    file = run_dir / "config.toml"
+    if not file.is_file():
+        return
+    changes = changed_settings(load_config(type(config), file), config)
+    if changes.get("compute.dtype", ("", ""))[1] == "auto":  # decided when the run began
+        del changes["compute.dtype"]
+    if changes:
+        pairs = (f"{key} is {old!r} there, {new!r} here" for key, (old, new) in changes.items())
+        raise ConfigError(
+            f"{run_dir} was made with other settings ({'; '.join(pairs)}): give the old ones, or "
+            "another run_dir, or --restart to do it again in its place"
+        )
 
 
 def _settings(path: str | None, rest: list[str]) -> tuple[str | None, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -67,6 +68,33 @@ def read_toml(path: Path | str) -> dict[str, Any]:
 def dump_toml(config: Section) -> str:
     """The resolved settings as TOML; loading it gives the same settings again."""
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def deciding_settings(config: Section) -> dict[str, Any]:
+    """The settings that change a run's result, as JSON values.
+
+    Where a run stands, what it logs, and how much it computes at a time do not: a run that met the
+    end of memory goes on with smaller micro-batches.
+    """
+    values = config.model_dump(mode="json", exclude={"run_dir", "log"})
+    for name in ("threads", "tokens_per_microbatch"):
+        values.get("compute", {}).pop(name, None)
+    return values
+
+
+def changed_settings(before: Section, now: Section) -> dict[str, tuple[Any, Any]]:
+    """{"optim.lr": (before, now)} of the deciding settings that differ."""
+    old, new = (dict(_dotted(deciding_settings(config))) for config in (before, now))
+    keys = sorted(old.keys() | new.keys())
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _dotted(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _dotted(cast(dict[str, Any], value), f"{above}{key}.")
+        else:
+            yield above + key, value
 
 
 def _without_none(value: Any) -> Any:

@@ -93,6 +93,7 @@ def kept(said: str) -> set[str]:
 def test_what_has_not_changed_is_kept(recipe: Path, heed):
     code, said = heed(recipe)
     assert (code, kept(said)) == (0, set())
+    assert not list(recipe.parent.rglob(".begun*"))
     page = recipe.parent / "run" / "second.html"
     written = page.stat().st_mtime_ns
     code, said = heed(recipe)
@@ -192,6 +193,8 @@ def test_a_failing_stage_shows_the_end_of_its_log(tmp_path, heed):
     assert "stages/first/log.txt" in said
     assert "error: no/where does not exist: give the directory of a run" in said
     assert not (tmp_path / "run" / "stages" / "second").exists()
+    # by hand, nothing of it would be taken for finished
+    assert [mark.name for mark in tmp_path.rglob(".begun*")] == [".begun-report"]
 
 
 # Who may write to a stage
@@ -256,6 +259,19 @@ def test_the_lock_is_given_back_at_the_end_and_after_an_error(tmp_path, monkeypa
         raise ValueError("in between")
     with hold(tmp_path):
         assert (tmp_path / LOCK_FILE).read_text() == str(os.getpid())
+
+
+def test_a_process_that_has_not_yet_said_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.05)
+    said: list[str] = []
+    with (tmp_path / LOCK_FILE).open("w", encoding="utf-8") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError) as refused, hold(tmp_path, say=said.append):
+            pass
+    assert said == [f"waiting for another process, which still writes to {tmp_path}"]
+    assert str(refused.value) == (
+        f"{tmp_path} is being written to by another process: wait for it, or give another run_dir"
+    )
 
 
 # What a stage has cost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import resource
 import shutil
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 
 from heedful.commands.progress import PROGRESS_FILE
 from heedful.errors import ConfigError, HeedfulError
+from heedful.memory import peak_gib
 from heedful.metrics import replacing
 
 STAGE_FILE = "stage.json"
@@ -65,7 +65,7 @@ def run_stage(
         try:
             from heedful.commands.table import run_command
 
-            with hold(run_dir):
+            with hold(run_dir), begun(run_dir, command):
                 seconds = _count_seconds(run_dir)
                 run_command(command, settings, threads=threads)
                 _write_done(run_dir, mark, command, settings, seconds())
@@ -84,13 +84,12 @@ def _write_done(
     run_dir: Path, mark: str, command: str, settings: dict[str, Any], seconds: float
 ) -> None:
     """stage.json: the stage has ended, with what and at what cost."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
     outputs = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")]
     done = {
         "fingerprint": mark,
         "command": command,
         "seconds": seconds,
-        "peak_gib": round(peak, 3),
+        "peak_gib": round(peak_gib(), 3),
         "outputs": sorted(outputs),
         "settings": settings,
     }
@@ -111,20 +110,39 @@ def hold(directory: Path, say: Callable[[str], None] = print) -> Iterator[None]:
         said = False
         while not _lock(file):
             file.seek(0)
-            holder = file.read() or "that says not which"
+            number = file.read()  # nothing yet from one that has only just begun
+            holder = f"process {number}" if number else "another process"
             if time.monotonic() > deadline:
+                end = f", end it (kill {number})" if number else ""
                 raise ConfigError(
-                    f"{directory} is being written to by process {holder}: wait for it, end it "
-                    f"(kill {holder}), or give another run_dir"
+                    f"{directory} is being written to by {holder}: wait for it{end}, or give "
+                    "another run_dir"
                 )
             if not said:
-                say(f"waiting for process {holder}, which still writes to {directory}")
+                say(f"waiting for {holder}, which still writes to {directory}")
                 said = True
             time.sleep(LOCK_POLL_S)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextmanager
+def begun(run_dir: Path, command: str) -> Iterator[None]:
+    """Marks a run directory until the command that runs here has ended well.
+
+    After a kill or an error the mark stays: a result that is there is then of an earlier run.
+    """
+    mark = mark_of(run_dir, command)
+    mark.touch()
+    yield
+    mark.unlink()
+
+
+def mark_of(run_dir: Path, command: str) -> Path:
+    """Where the mark of a command that has begun and not ended stands."""
+    return run_dir / f".begun-{command}"
 
 
 def _lock(file: TextIO) -> bool:

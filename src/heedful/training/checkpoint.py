@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from heedful.config import Section, dump_toml
+from heedful.config import Section, deciding_settings, dump_toml
 from heedful.errors import CheckpointError
 from heedful.metrics import replacing
 
@@ -135,15 +135,8 @@ def drop_state(run_dir: Path) -> None:
 
 
 def config_fingerprint(config: Section, *data_sizes: int) -> str:
-    """A hash of the size of the data and of the settings that change the result.
-
-    Where a run stands, what it logs, and how much it computes at a time do not: a run that met the
-    end of memory goes on with smaller micro-batches.
-    """
-    values = config.model_dump(mode="json", exclude={"run_dir", "log"})
-    for name in ("threads", "tokens_per_microbatch"):
-        values.get("compute", {}).pop(name, None)
-    values["data_sizes"] = data_sizes
+    """A hash of the size of the data and of the settings that change the result."""
+    values = deciding_settings(config) | {"data_sizes": data_sizes}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
