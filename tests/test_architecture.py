@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "config_loop": "config_file errors",
     "config": "config_file config_loop errors",
     "metrics": "errors",
+    "statistics": "errors",
     "models": "errors",
     "distributed": "errors",
     "memory": "errors",
@@ -29,10 +30,10 @@ MAY_IMPORT = {
     "store": "records errors",
     "rollout": "models losses distributed errors",
     "training": "config metrics records data models losses rollout distributed errors",
-    "evaluation": "records metrics data models rollout errors",
+    "evaluation": "statistics records metrics data models rollout errors",
     "intake": "store records errors",
     "simulation": "store records errors",
-    "labeling": "store records config errors",
+    "labeling": "statistics store records config errors",
     "serving": "config records data models rollout errors",
     "report": "metrics records plots errors",
     "planning": "config errors",
@@ -41,7 +42,7 @@ MAY_IMPORT = {
 }
 TORCH_FREE = (
     "records config config_file config_loop errors metrics report data.formats intake simulation "
-    "store labeling cli"
+    "statistics store labeling cli"
 )
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 TENSORBOARD = ("metrics", "torch.utils.tensorboard")  # imported where it was asked for

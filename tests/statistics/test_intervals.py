@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from heedful.errors import EvaluationError
-from heedful.evaluation.intervals import (
+from heedful.statistics.intervals import (
     Interval,
     bootstrap,
     cluster_draws,
@@ -141,7 +141,7 @@ def test_draws_keep_the_number_of_clusters():
 def test_chunks_do_not_change_the_answer(monkeypatch):
     values, prompts = np.random.default_rng(0).normal(size=90), np.arange(90) // 3
     whole = bootstrap(values, prompts, num_samples=300, seed=3)
-    monkeypatch.setattr("heedful.evaluation.intervals._CHUNK_ENTRIES", 1000)
+    monkeypatch.setattr("heedful.statistics.intervals._CHUNK_ENTRIES", 1000)
     assert bootstrap(values, prompts, num_samples=300, seed=3).low == pytest.approx(whole.low)
 
 
