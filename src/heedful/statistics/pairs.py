@@ -68,7 +68,7 @@ def observe(rankings: Sequence[Ranked]) -> Observations:
         for start in range(0, len(ranks), step):
             part = ranks[start : start + step]
             signs = np.sign(part[:, :, a] - part[:, :, b])  # (G, n, P), NaN where not ranked
-            counts.append(_compared(signs[:, i], signs[:, j]).reshape(-1, 5))
+            counts.append(compare_signs(signs[:, i], signs[:, j]).reshape(-1, 5))
             chosen = members[start : start + step]
             places.append(np.stack([chosen[:, i], chosen[:, j]], axis=-1).reshape(-1, 2))
     found = np.concatenate(places)
@@ -90,7 +90,7 @@ def against_reference(
         ranks = np.array([[m[o] for o in shared] for m in (ranking.ranks, reference)], dtype=float)
         a, b = np.triu_indices(len(shared), 1)
         signs = np.sign(ranks[:, a] - ranks[:, b]) if len(a) else np.zeros((2, 0))
-        counts[place] = _compared(signs[0], signs[1])
+        counts[place] = compare_signs(signs[0], signs[1])
     return counts
 
 
@@ -115,7 +115,7 @@ def stacked(rankings: Sequence[Ranked]) -> Iterator[tuple[NDArray[np.intp], Floa
         yield np.array(members, dtype=np.intp), np.array(ranks, dtype=float)
 
 
-def _compared(first: Floats, second: Floats) -> Floats:
+def compare_signs(first: Floats, second: Floats) -> Floats:
     """The counts (..., 5) of signs (..., P) beside signs (..., P)."""
     both = ~(np.isnan(first) | np.isnan(second))
     product, tied, other_tied = first * second, first == 0, second == 0
