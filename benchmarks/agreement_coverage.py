@@ -35,16 +35,18 @@ def main() -> None:
     for study in range(options.studies):
         rng = np.random.default_rng((1, study))
         answers = simulate(rng, options.labelers, options.prompts)
-        start = time.perf_counter()
+        start = time.process_time()
         found = ranking_agreement(answers, num_samples=options.samples, seed=study)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         for name, rate in found.rates.items():
             for way in WAYS:
                 interval = getattr(rate, way)
                 held[name, way] += interval.low <= truth[name] <= interval.high
                 widths[name, way] += (interval.high - interval.low) / 2 / options.studies
-    print(f"{found.num_observations} observations, {options.samples} replicates, three intervals")
-    print(f"of {len(RATES)} rates: median {np.median(seconds):.3f} s, worst {max(seconds):.3f} s")
+    print(
+        f"{found.num_observations} observations, {options.samples} replicates, three intervals of "
+        f"{len(RATES)} rates: CPU median {np.median(seconds):.3f} s, worst {max(seconds):.3f} s"
+    )
     print(f"\n| rate | {' | '.join(WAYS)} |\n|---|---|---|---|")
     for name in RATES:
         cells = [f"{held[name, way]} (± {100 * widths[name, way]:.2f})" for way in WAYS]

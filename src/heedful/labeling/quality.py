@@ -93,7 +93,7 @@ def labeler_quality(
     special = {*gold, *constant}
     agreed = _agreement([answer for answer in kept if answer.prompt not in special])
     habits = _habits(kept)
-    right = _gold_accuracy([(a.labeler, a.ranked()) for a in kept], gold)
+    right = _gold_accuracy([(a.labeler, a.ranked()) for a in kept if a.prompt in gold], gold)
     by_labeler: dict[str, list[Answer]] = defaultdict(list)
     for answer in kept:
         by_labeler[answer.labeler].append(answer)

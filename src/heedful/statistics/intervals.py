@@ -257,7 +257,7 @@ def _by_cluster(totals: Floats, numbers: NDArray[np.intp]) -> tuple[Floats, list
     """The totals of all rows with the same cluster, or the same two in either order."""
     different, places = np.unique(np.sort(numbers, axis=1), axis=0, return_inverse=True)
     columns = [np.bincount(places, column, len(different)) for column in totals.T]
-    return np.stack(columns, axis=1), [different]
+    return np.stack(columns, axis=1, dtype=float), [different]
 
 
 def cluster_draws(rng: np.random.Generator, num_samples: int, num_clusters: int) -> Floats:
@@ -307,11 +307,11 @@ def shares(
     names, group = np.unique(group[kept], return_inverse=True)
     _, cluster = np.unique(cluster[kept], return_inverse=True)
     pairs, place = np.unique(np.stack([group, cluster]), axis=1, return_inverse=True)
-    hit_by_cluster = np.bincount(place, hit[kept], pairs.shape[1])
-    item_by_cluster = np.bincount(place, item[kept], pairs.shape[1])
+    hit_by_cluster = np.bincount(place, hit[kept], pairs.shape[1]).astype(float)
+    item_by_cluster = np.bincount(place, item[kept], pairs.shape[1]).astype(float)
 
     def by_group(values: Floats | None) -> Floats:
-        return np.bincount(pairs[0], values, len(names))
+        return np.bincount(pairs[0], values, len(names)).astype(float)
 
     num_items, num_clusters = by_group(item_by_cluster), by_group(None)
     value = by_group(hit_by_cluster) / num_items  # (G,)

@@ -83,14 +83,19 @@ def against_reference(
     rankings: Sequence[Ranked], references: Mapping[str, Mapping[Any, int]]
 ) -> Floats:
     """The counts (N, 5) of each ranking against its prompt's reference ranking; 0 without one."""
-    counts = np.zeros((len(rankings), 5))
+    by_size: dict[int, tuple[list[int], list[list[list[int]]]]] = {}
     for place, ranking in enumerate(rankings):
         reference = references.get(ranking.prompt, {})
         shared = [output for output in ranking.ranks if output in reference]
-        ranks = np.array([[m[o] for o in shared] for m in (ranking.ranks, reference)], dtype=float)
-        a, b = np.triu_indices(len(shared), 1)
-        signs = np.sign(ranks[:, a] - ranks[:, b]) if len(a) else np.zeros((2, 0))
-        counts[place] = compare_signs(signs[0], signs[1])
+        places, ranks = by_size.setdefault(len(shared), ([], []))
+        places.append(place)
+        ranks.append([[by_output[o] for o in shared] for by_output in (ranking.ranks, reference)])
+    counts = np.zeros((len(rankings), 5))
+    for size, (places, ranks) in by_size.items():
+        a, b = np.triu_indices(size, 1)
+        table = np.array(ranks, dtype=float)  # (N, 2, U)
+        signs = np.sign(table[..., a] - table[..., b])
+        counts[places] = compare_signs(signs[:, 0], signs[:, 1])
     return counts
 
 
