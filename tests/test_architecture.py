@@ -45,6 +45,7 @@ TORCH_FREE = (
     "statistics store labeling cli"
 )
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "peft")
+DATABASES = ("sqlalchemy", "psycopg", "sqlite3")
 TENSORBOARD = ("metrics", "torch.utils.tensorboard")  # imported where it was asked for
 
 
@@ -102,6 +103,13 @@ def test_the_other_side_starts_without_torch():
     code = "\n".join([*lines, "import sys", f"print(*({{*{TORCH}}} & {{*sys.modules}}))"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_only_the_store_speaks_to_databases():
+    """Others call its named functions; the training side may not even import it (MAY_IMPORT)."""
+    names = {(module_of(path), name) for path in FILES for name in imports_of(path)}
+    spoken = {module for module, name in names if name.split(".")[0] in DATABASES}
+    assert not {module for module in spoken if module.split(".")[0] != "store"}
 
 
 def test_files_and_functions_stay_small():

@@ -69,30 +69,83 @@ def postgresql_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def new_postgresql(postgresql_server: str) -> Iterator[Callable[[], str]]:
     """Makes an empty database and returns its URL."""
-    server = f"postgresql+psycopg://heedful@/postgres?host={postgresql_server}"
-    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    server = sqlalchemy.create_engine(
+        _url(postgresql_server, "postgres"), isolation_level="AUTOCOMMIT"
+    )
 
     def make() -> str:
         name = f"t{uuid.uuid4().hex}"
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://heedful@/{name}?host={postgresql_server}"
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template0")
+        return _url(postgresql_server, name)
 
     yield make
+    server.dispose()
+
+
+def _url(server: str, name: str) -> str:
+    return f"postgresql+psycopg://heedful@/{name}?host={server}"
+
+
+# A new database for each test would be thousands of files: the rows go, and the numbers begin anew.
+RESET = """
+DO $$ DECLARE name text; BEGIN
+    SET LOCAL session_replication_role = replica;  -- keys are not checked in between
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+        AND tablename NOT IN ('schema_version', 'audit_head')
+    LOOP EXECUTE 'DELETE FROM ' || name; END LOOP;
+    FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'
+    LOOP PERFORM setval(name::regclass, 1, false); END LOOP;
+    UPDATE audit_head SET seq = 0, sha256 = repeat('0', 64);
+END $$
+"""
+
+
+@pytest.fixture(scope="session")
+def _postgresql_store(new_postgresql: Callable[[], str]) -> str:
+    url = new_postgresql()
+    open_database(url, now=NOW).close()
+    return url
+
+
+@pytest.fixture
+def postgresql_store(_postgresql_store: str) -> str:
+    """The URL of a store on PostgreSQL with nothing in it."""
+    engine = sqlalchemy.create_engine(_postgresql_store)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(RESET)
     engine.dispose()
+    return _postgresql_store
+
+
+@pytest.fixture(scope="session")
+def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the tables of a store, to be copied."""
+    path = tmp_path_factory.mktemp("store") / "labels.db"
+    open_database(path, now=NOW).close()
+    return path
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where an empty database is: once a SQLite file, once on PostgreSQL."""
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a database is that has no table yet: a SQLite file, and one on PostgreSQL."""
     if request.param == "sqlite":
         return str(tmp_path / "labels.db")
     return request.getfixturevalue("new_postgresql")()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store is that has its tables and nothing in them."""
+    if request.param == "sqlite":
+        made = request.getfixturevalue("sqlite_store")
+        return str(shutil.copy(made, tmp_path / "labels.db"))
+    return request.getfixturevalue("postgresql_store")
+
+
 @pytest.fixture
 def database(address: str) -> Iterator[Database]:
-    """An empty store."""
+    """An open store with nothing in it."""
     opened = open_database(address, now=NOW)
     yield opened
     opened.close()
@@ -106,6 +159,12 @@ def house(database: Database) -> Any:
     p0; no overlap, no gold, leases of 100 seconds, undo within 10.
     """
     return database.write(furnish).with_database(database)
+
+
+@pytest.fixture(scope="session")
+def furnish_store() -> Callable[[Database], Any]:
+    """Makes in an open store what ``house`` has."""
+    return lambda database: database.write(furnish).with_database(database)
 
 
 class House(SimpleNamespace):

@@ -10,6 +10,7 @@ from heedful.records import METADATA_FIELDS, Rating
 from heedful.store import pools, projects, tasks
 from heedful.store.answers import DemonstrationAnswer, PromptLabels, RankingAnswer
 from heedful.store.problems import AnswerProblem, Conflict, DraftConflict, NotFound
+from heedful.store.tables import assignments
 
 NO = dict.fromkeys(METADATA_FIELDS, False)
 
@@ -147,6 +148,36 @@ def test_drafts_of_two_tabs_do_not_overwrite_each_other(house):
     assert house.write(tasks.save_draft, work.id, who, {"a": 3}, revision=1, now=house.now) == 2
 
 
+def test_a_draft_of_any_text_is_kept_and_a_number_that_is_none_is_refused(house):
+    work = claim(house, 0)
+    who = house.labelers[0]
+    odd = {"text": "half \ud83d, nothing \x00, turned \u202e"}
+    house.write(tasks.save_draft, work.id, who, odd, revision=0, now=house.now)
+    assert house.read(tasks.view, work.id, who).draft == odd
+    with pytest.raises(AnswerProblem, match="draft"):
+        house.write(tasks.save_draft, work.id, who, [float("inf")], revision=1, now=house.now)
+
+
+def test_a_page_cannot_claim_more_working_time_than_has_passed(house):
+    times = {}
+    for number, said in enumerate((5.0, 1e9, -1.0, float("nan"))):
+        work = claim(house, 0)
+        who = house.labelers[0]
+        house.write(
+            tasks.submit,
+            work.id,
+            who,
+            ranking(1, 2, 3, 4),
+            key=f"k{number}",
+            active_s=said,
+            now=house.now + 7,
+        )
+        query = assignments.select().where(assignments.c.id == work.id)
+        with house.database.read() as connection:
+            times[number] = connection.execute(query).one().active_s
+    assert times == {0: 5.0, 1: 7.0, 2: None, 3: None}
+
+
 def test_undo_takes_a_submission_back_and_its_key_stays_used(house):
     work = claim(house, 0)
     who = house.labelers[0]
@@ -186,6 +217,8 @@ def test_a_flagged_prompt_is_given_out_no_more_until_somebody_has_decided(house)
     assert house.read(projects.prompt, number).state == "quarantined"
     others = {claim(house, n).prompt for n in (0, 1, 2)}
     assert len(others) == 3 and work.prompt not in others
+    expired = house.write(tasks.undo, work.id, house.labelers[0], now=house.now + 2)
+    assert expired.state == "expired"  # nobody works on it, its first labeler neither
     house.write(projects.release, number, actor=house.admin, now=house.now)
     assert house.read(projects.prompt, number).state == "active"
 

@@ -183,8 +183,11 @@ def leased_row(
 def reopen(connection: Connection, row: Row[Any], project: Project, *, now: float) -> bool:
     """Whether an expired assignment is leased again: its task has a slot, and nothing else is.
 
-    The caller holds membership and task.
+    A prompt in quarantine is leased to nobody. The caller holds membership and task.
     """
+    state = connection.execute(select(tasks.c.state).where(tasks.c.id == row.task_id)).scalar_one()
+    if state != "open":
+        return False
     if row.state != "expired" or not has_slot(connection, row.task_id, row.cohort):
         return False
     if leased_row(connection, row.project_id, row.labeler_id, row.kind) is not None:

@@ -73,8 +73,29 @@ def open_database(address: str | Path, *, now: float) -> Database:
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, characters as they are."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    """One text for one value: sorted keys, no spaces; ValueError for numbers that are none.
+
+    Characters stand as they are, unless one is half a character (a text cut in a wrong place): no
+    file can hold that, so then all that are not ASCII are escaped.
+    """
+    form: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
+    text = json.dumps(value, ensure_ascii=False, **form)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, ensure_ascii=True, **form)
+    return text
+
+
+def storable(text: str) -> str:
+    """The text without what a database refuses: NUL goes, half a character becomes "?"."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def insert_row(connection: Connection, table: Table, **values: Any) -> int:
+    """The number of a new row of a table whose rows have numbers."""
+    query = insert(table).values(values).returning(table.c.id)
+    return int(connection.execute(query).scalar_one())
 
 
 def insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from heedful.records import Cohort, Prompt, Rating
 from heedful.store.answers import (
@@ -21,6 +21,7 @@ from heedful.store.pools import Pool
 from heedful.store.projects import add_prompts, get, quarantine, share_of
 from heedful.store.tables import (
     assignments,
+    completions,
     demonstrations,
     guidelines,
     label_schemas,
@@ -42,8 +43,8 @@ VALID_SHARE = 0.1
 class RankingRow:
     """One labeler's ranking of a task, in the task's own order of completions.
 
-    ``ratings`` has None for an output that was not rated; ``display_order[i]`` is the place in the
-    task of what was shown in place ``i``.
+    ``outputs`` are their numbers. ``ratings`` has None for an output that was not rated;
+    ``display_order[i]`` is the place in the task of what was shown in place ``i``.
     """
 
     submission_id: int
@@ -55,6 +56,7 @@ class RankingRow:
     is_extra: bool
     at: float
     active_s: float | None
+    outputs: tuple[int, ...]
     ranks: tuple[int, ...]
     ratings: tuple[Rating | None, ...]
     display_order: tuple[int, ...]
@@ -268,25 +270,88 @@ def ranking_rows(
         query = query.where(rankings.c.labeler_id == labeler_id)
         given = given.where(rankings.c.labeler_id == labeler_id)
     # Both come in the same order, and every ranking has a rating row for each of its completions.
-    rated = iter(connection.execute(given.execution_options(yield_per=5000)))
-    for row in connection.execute(query.execution_options(yield_per=1000)):
-        of_row = [next(rated) for _ in row.ranks]
-        yield RankingRow(
-            submission_id=row.submission_id,
-            task_id=row.task_id,
-            prompt_id=row.prompt_id,
-            pool=row.pool,
-            labeler_id=row.labeler_id,
-            cohort=row.cohort,
-            is_extra=row.is_extra,
-            at=row.created_at,
-            active_s=row.active_s,
-            ranks=tuple(row.ranks),
-            ratings=tuple(
-                None if r.overall is None else Rating(r.overall, r.flags) for r in of_row
-            ),
-            display_order=tuple(row.display_order),
-            checks=tuple(row.checks),
-            guideline=row.guideline,
-            schema=row.schema,
-        )
+    with (
+        connection.execute(given.execution_options(yield_per=5000)) as rated,
+        connection.execute(query.execution_options(yield_per=1000)) as rows,
+    ):
+        for row in rows:
+            yield _ranking_row(row, [next(rated) for _ in row.ranks])
+
+
+def _ranking_row(row: Row[Any], rated: list[Row[Any]]) -> RankingRow:
+    return RankingRow(
+        submission_id=row.submission_id,
+        task_id=row.task_id,
+        prompt_id=row.prompt_id,
+        pool=row.pool,
+        labeler_id=row.labeler_id,
+        cohort=row.cohort,
+        is_extra=row.is_extra,
+        at=row.created_at,
+        active_s=row.active_s,
+        outputs=tuple(r.completion_id for r in rated),
+        ranks=tuple(row.ranks),
+        ratings=tuple(None if r.overall is None else Rating(r.overall, r.flags) for r in rated),
+        display_order=tuple(row.display_order),
+        checks=tuple(row.checks),
+        guideline=row.guideline,
+        schema=row.schema,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DemonstrationRow:
+    """One response that a labeler wrote."""
+
+    submission_id: int
+    prompt_id: int
+    prompt: str
+    labeler_id: int
+    response: str
+    at: float
+
+
+def demonstration_rows(
+    connection: Connection, project_id: int, *, labeler_id: int | None = None
+) -> Iterator[DemonstrationRow]:
+    """Every demonstration of a project that stands, in order of submission."""
+    query = (
+        select(demonstrations, prompts.c.text, submissions.c.created_at)
+        .join(prompts, prompts.c.id == demonstrations.c.prompt_id)
+        .join(submissions, submissions.c.id == demonstrations.c.submission_id)
+        .where(prompts.c.project_id == project_id)
+        .order_by(demonstrations.c.submission_id, demonstrations.c.prompt_id)
+    )
+    if labeler_id is not None:
+        query = query.where(demonstrations.c.labeler_id == labeler_id)
+    with connection.execute(query.execution_options(yield_per=1000)) as rows:
+        for r in rows:
+            yield DemonstrationRow(
+                r.submission_id, r.prompt_id, r.text, r.labeler_id, r.response, r.created_at
+            )
+
+
+def prompt_label_rows(
+    connection: Connection, project_id: int
+) -> Iterator[tuple[int, int, PromptLabels]]:
+    """(prompt, labeler, labels) of every answer that labels its prompt, in order of submission."""
+    query = (
+        select(prompt_labels, assignments.c.labeler_id)
+        .join(submissions, submissions.c.id == prompt_labels.c.submission_id)
+        .join(assignments, assignments.c.id == submissions.c.assignment_id)
+        .where(assignments.c.project_id == project_id)
+        .order_by(prompt_labels.c.submission_id)
+    )
+    with connection.execute(query.execution_options(yield_per=1000)) as rows:
+        for row in rows:
+            yield row.prompt_id, row.labeler_id, PromptLabels(row.use_case, row.flags)
+
+
+def output_lengths(connection: Connection, project_id: int) -> dict[int, int]:
+    """{number: characters} of every completion of a project."""
+    query = (
+        select(completions.c.id, func.length(completions.c.text).label("length"))
+        .join(prompts, prompts.c.id == completions.c.prompt_id)
+        .where(prompts.c.project_id == project_id)
+    )
+    return {row.id: row.length for row in connection.execute(query)}

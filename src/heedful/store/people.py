@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from heedful.records import Cohort
 from heedful.store import audit
-from heedful.store.database import insert_new
+from heedful.store.database import insert_new, insert_row, storable
 from heedful.store.problems import Conflict, NotFound
 from heedful.store.tables import (
     guideline_reads,
@@ -73,7 +73,7 @@ def _columns(table: Table, kind: type) -> list[Any]:
 
 def normal_email(email: str) -> str:
     """The address as it is compared: without spaces around it, in lower case."""
-    return email.strip().lower()
+    return storable(email).strip().lower()
 
 
 def add_user(
@@ -87,21 +87,21 @@ def add_user(
     now: float,
 ) -> User:
     """The new account; Conflict where the address has one."""
-    if user_by_email(connection, email) is not None:
-        raise Conflict(f"{normal_email(email)} has an account already")
     values = {
         "email": normal_email(email),
-        "name": name,
+        "name": storable(name),
         "role": role,
         "password_hash": password_hash,
         "state": "active",
         "settings": {},
         "created_at": now,
     }
-    key = connection.execute(insert(users).values(values)).inserted_primary_key
-    user_id: int = key[0]
-    audit.record(connection, "add_user", f"user/{user_id}", actor=actor, now=now, role=role)
-    return user(connection, user_id)
+    is_new = insert_new(connection, users, values)
+    account = user_by_email(connection, email)
+    if not is_new or account is None:
+        raise Conflict(f"{normal_email(email)} has an account already")
+    audit.record(connection, "add_user", f"user/{account.id}", actor=actor, now=now, role=role)
+    return account
 
 
 def user(connection: Connection, user_id: int) -> User:
@@ -178,9 +178,9 @@ def invite(
         "created_at": now,
         "expires_at": expires_at,
     }
-    key = connection.execute(insert(invitations).values(values)).inserted_primary_key
-    audit.record(connection, "invite", f"invitation/{key[0]}", actor=actor, now=now, role=role)
-    query = select(*_columns(invitations, Invitation)).where(invitations.c.id == key[0])
+    number = insert_row(connection, invitations, **values)
+    audit.record(connection, "invite", f"invitation/{number}", actor=actor, now=now, role=role)
+    query = select(*_columns(invitations, Invitation)).where(invitations.c.id == number)
     return Invitation(**connection.execute(query).one()._mapping)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
 from heedful.records import PromptKind
 from heedful.store import audit
 from heedful.store.answers import TaskKind
+from heedful.store.database import insert_row
 from heedful.store.problems import Conflict, NotFound, StoreError
 from heedful.store.projects import Project, Settings, get, share_of
 from heedful.store.tables import (
@@ -113,26 +114,25 @@ def _add(
         if row is None:
             raise NotFound(f"there is no prompt {prompt_number} in project {project.name!r}")
         author, state = row
-    key = connection.execute(
-        insert(tasks).values(
-            project_id=project.id,
-            kind=kind,
-            prompt_id=prompt_number,
-            author_id=author,
-            brief=brief,
-            prompt_kind=prompt_kind,
-            pool=pool,
-            state="open" if state == "active" else "held",
-            priority=priority,
-            lot=0.0,
-            turn=0.0,
-            target_n=0,
-            open_slots=0,
-            heldout_n=0,
-            heldout_open=0,
-        )
-    ).inserted_primary_key
-    task: int = key[0]
+    task = insert_row(
+        connection,
+        tasks,
+        project_id=project.id,
+        kind=kind,
+        prompt_id=prompt_number,
+        author_id=author,
+        brief=brief,
+        prompt_kind=prompt_kind,
+        pool=pool,
+        state="open" if state == "active" else "held",
+        priority=priority,
+        lot=0.0,
+        turn=0.0,
+        target_n=0,
+        open_slots=0,
+        heldout_n=0,
+        heldout_open=0,
+    )
     # Both are the task's for good: the lot decides about overlap, the turn when the task is done.
     drawn = {name: share_of(project.seed, name, task) for name in ("lot", "turn")}
     connection.execute(update(tasks).where(tasks.c.id == task).values(drawn))

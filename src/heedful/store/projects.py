@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from heedful.records import Completion, Prompt
 from heedful.store import audit
 from heedful.store.answers import LabelSchema, check_text
-from heedful.store.database import insert_new
+from heedful.store.database import insert_new, insert_row
 from heedful.store.problems import Conflict, NotFound, StoreError
 from heedful.store.tables import (
     completions,
@@ -113,14 +113,13 @@ def create(
         "settings": asdict(settings),
         "created_at": now,
     }
-    with_name = select(projects.c.id).where(projects.c.name == name)
-    if connection.execute(with_name).first() is not None:
+    if not insert_new(connection, projects, values):
         raise Conflict(f"there is a project {name!r} already: take another name")
-    key = connection.execute(insert(projects).values(values)).inserted_primary_key
-    audit.record(connection, "create_project", f"project/{key[0]}", actor=actor, now=now)
-    publish_guideline(connection, key[0], guideline, "", actor=actor, now=now)
-    publish_schema(connection, key[0], schema or LabelSchema(), actor=actor, now=now)
-    return get(connection, key[0])
+    made = by_name(connection, name)
+    audit.record(connection, "create_project", f"project/{made.id}", actor=actor, now=now)
+    publish_guideline(connection, made.id, guideline, "", actor=actor, now=now)
+    publish_schema(connection, made.id, schema or LabelSchema(), actor=actor, now=now)
+    return made
 
 
 def get(connection: Connection, project_id: int) -> Project:
@@ -176,11 +175,10 @@ def publish_guideline(
         "changes": changes,
         "created_at": now,
     }
-    query = insert(guidelines).values(project_id=project_id, **values)
-    key = connection.execute(query).inserted_primary_key
+    guideline_id = insert_row(connection, guidelines, project_id=project_id, **values)
     object = f"project/{project_id}"
     audit.record(connection, "publish_guideline", object, actor=actor, now=now, number=number)
-    return Guideline(id=key[0], **values)
+    return Guideline(id=guideline_id, **values)
 
 
 def guideline(connection: Connection, project_id: int) -> Guideline:
@@ -297,8 +295,7 @@ def _add_prompt(
         "state": "active",
         "reason": "",
     }
-    key = connection.execute(insert(prompts).values(values)).inserted_primary_key
-    return int(key[0])
+    return insert_row(connection, prompts, **values)
 
 
 def _prompt_number(connection: Connection, project_id: int, name: str) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, insert, select, update
 
 from heedful.store import audit
-from heedful.store.database import insert_new
+from heedful.store.database import insert_new, storable
 from heedful.store.tables import attempts, recovery_codes, sessions, users
 
 TOUCH_S = 60.0  # a page view writes only when the last one is this old
@@ -37,7 +37,9 @@ def start(
     now: float,
 ) -> Session:
     """The new session; the token itself is never kept."""
-    session = Session(token_sha256, user_id, csrf_token, now, now, expires_at, agent[:200])
+    session = Session(
+        token_sha256, user_id, csrf_token, now, now, expires_at, storable(agent)[:200]
+    )
     values = {name: getattr(session, name) for name in Session.__slots__}
     connection.execute(insert(sessions).values(values))
     audit.record(connection, "log_in", f"user/{user_id}", actor=user_id, now=now)
@@ -100,7 +102,7 @@ def drop_expired(connection: Connection, *, now: float) -> int:
 def failures(connection: Connection, scope: str, subject: str) -> tuple[int, float]:
     """(failures in a row, time of the last) of an account or an address; (0, 0.0) without any."""
     query = select(attempts.c.failures, attempts.c.last_at).where(
-        attempts.c.scope == scope, attempts.c.subject == subject
+        attempts.c.scope == scope, attempts.c.subject == storable(subject)
     )
     row = connection.execute(query).first()
     return (0, 0.0) if row is None else (row.failures, row.last_at)
@@ -108,9 +110,9 @@ def failures(connection: Connection, scope: str, subject: str) -> tuple[int, flo
 
 def note_failure(connection: Connection, scope: str, subject: str, *, now: float) -> int:
     """The failures in a row, this one included."""
-    place = (attempts.c.scope == scope) & (attempts.c.subject == subject)
+    place = (attempts.c.scope == scope) & (attempts.c.subject == storable(subject))
     more = update(attempts).where(place).values(failures=attempts.c.failures + 1, last_at=now)
-    first = {"scope": scope, "subject": subject, "failures": 1, "last_at": now}
+    first = {"scope": scope, "subject": storable(subject), "failures": 1, "last_at": now}
     if connection.execute(more).rowcount == 0 and not insert_new(connection, attempts, first):
         connection.execute(more)
     return failures(connection, scope, subject)[0]
@@ -119,7 +121,7 @@ def note_failure(connection: Connection, scope: str, subject: str, *, now: float
 def clear_failures(connection: Connection, scope: str, subject: str) -> None:
     """Forgets failures after a success."""
     connection.execute(
-        delete(attempts).where(attempts.c.scope == scope, attempts.c.subject == subject)
+        delete(attempts).where(attempts.c.scope == scope, attempts.c.subject == storable(subject))
     )
 
 

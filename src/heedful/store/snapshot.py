@@ -134,7 +134,7 @@ def write(
     }
     content = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     written.manifest_sha256 = hashlib.sha256(content.encode()).hexdigest()
-    _replace(directory / MANIFEST, [content])
+    replace_file(directory / MANIFEST, [content])
     return written
 
 
@@ -367,11 +367,11 @@ def _write_rows(
             num_bytes += len(data)
             yield line
 
-    _replace(path, lines())
+    replace_file(path, lines())
     return {"rows": sum(tally.values()), "bytes": num_bytes, "sha256": digest.hexdigest()}
 
 
-def _replace(path: Path, lines: Iterable[str]) -> None:
+def replace_file(path: Path, lines: Iterable[str]) -> None:
     """Writes a file beside its place and moves it there when the disk has all of it."""
     partial = path.with_name(path.name + ".partial")
     try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, case, exists, func, or_, select, update
 
 from heedful.records import Cohort
 from heedful.store import audit, labels
@@ -39,8 +39,9 @@ from heedful.store.assignments import (
     take_slot,
     view,
 )
+from heedful.store.database import canonical_json, insert_row, storable
 from heedful.store.pools import Pool, count_slots, lock_task
-from heedful.store.problems import Conflict, DraftConflict, NotFound
+from heedful.store.problems import AnswerProblem, Conflict, DraftConflict, NotFound
 from heedful.store.projects import Project, get, quarantine, share_of
 from heedful.store.tables import assignments, drafts, submissions, tasks
 
@@ -133,6 +134,10 @@ def save_draft(
     row = own_row(connection, assignment_id, labeler_id)
     if row.state not in ("leased", "expired"):
         raise Conflict(f"this task was {row.state} already; undo that to change it")
+    try:
+        canonical_json(payload)
+    except ValueError as error:
+        raise AnswerProblem("draft", f"cannot be kept: {error}") from error
     mine = drafts.c.assignment_id == assignment_id
     done = connection.execute(
         update(drafts)
@@ -178,19 +183,23 @@ def submit(
     if row.state == "expired" and not is_extra:
         take_slot(connection, row.task_id, row.cohort)
     is_late = now > row.lease_until
-    inserted = connection.execute(
-        insert(submissions).values(
-            assignment_id=assignment_id,
-            key=key,
-            payload=payload,
-            payload_sha256=digest,
-            is_late=is_late,
-            created_at=now,
-        )
-    ).inserted_primary_key
-    submission: int = inserted[0]
+    submission = insert_row(
+        connection,
+        submissions,
+        assignment_id=assignment_id,
+        key=key,
+        payload=payload,
+        payload_sha256=digest,
+        is_late=is_late,
+        created_at=now,
+    )
     change(
-        connection, row.id, state="submitted", is_extra=is_extra, ended_at=now, active_s=active_s
+        connection,
+        row.id,
+        state="submitted",
+        is_extra=is_extra,
+        ended_at=now,
+        active_s=_plausible(active_s, now - row.claimed_at),
     )
     labels.keep(connection, submission, row, answer, now=now)
     audit.record(
@@ -215,7 +224,7 @@ def skip(
         return
     if row.state == "submitted":
         raise Conflict("this task was submitted already, perhaps in another tab")
-    change(connection, row.id, state="skipped", ended_at=now, skip_reason=reason)
+    change(connection, row.id, state="skipped", ended_at=now, skip_reason=storable(reason))
     count_slots(connection, tasks.c.id == row.task_id)
     audit.record(connection, "skip", f"assignment/{assignment_id}", actor=labeler_id, now=now)
 
@@ -370,3 +379,10 @@ def _check(connection: Connection, row: Row[Any], answer: Answer) -> None:
     query = select(tasks.c.prompt_kind).where(tasks.c.id == row.task_id)
     prompt_kind = connection.execute(query).scalar_one()
     check(answer, schema_asked(connection, row.label_schema_id), len(outputs), prompt_kind)
+
+
+def _plausible(active_s: float | None, passed_s: float) -> float | None:
+    """The working time as the page has counted it, where that can be true."""
+    if active_s is None or not 0.0 <= active_s < float("inf"):
+        return None
+    return min(active_s, max(passed_s, 0.0))
