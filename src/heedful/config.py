@@ -27,6 +27,7 @@ from heedful.config_loop import (
     LabelConfig,
     ReportConfig,
     SimulateConfig,
+    SnapshotConfig,
     SummarizeConfig,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "Section",
     "Shape",
     "SimulateConfig",
+    "SnapshotConfig",
     "SnapshotData",
     "SummarizeConfig",
     "TextData",
