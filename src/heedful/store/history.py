@@ -142,19 +142,25 @@ def shared_tasks(
 ) -> list[SharedTask]:
     """Ranking tasks with answers of several labelers, by number, from after one on."""
     count = func.count().label("n")
+    several = (
+        select(rankings.c.task_id, count)
+        .join(tasks, tasks.c.id == rankings.c.task_id)
+        .where(tasks.c.project_id == project_id, rankings.c.task_id > after)
+        .group_by(rankings.c.task_id)
+        .having(count > 1)
+        .order_by(rankings.c.task_id)
+        .limit(limit)
+        .subquery()
+    )
     query = (
-        select(tasks.c.id, tasks.c.prompt_id, prompts.c.text, adjudications.c.at, count)
-        .join(rankings, rankings.c.task_id == tasks.c.id)
+        select(several, tasks.c.prompt_id, prompts.c.text, adjudications.c.at)
+        .join(tasks, tasks.c.id == several.c.task_id)
         .join(prompts, prompts.c.id == tasks.c.prompt_id)
         .outerjoin(adjudications, adjudications.c.task_id == tasks.c.id)
-        .where(tasks.c.project_id == project_id, tasks.c.id > after)
-        .group_by(tasks.c.id, tasks.c.prompt_id, prompts.c.text, adjudications.c.at)
-        .having(count > 1)
-        .order_by(tasks.c.id)
-        .limit(limit)
+        .order_by(several.c.task_id)
     )
     return [
-        SharedTask(row.id, row.prompt_id, row.text, row.n, row.at is not None)
+        SharedTask(row.task_id, row.prompt_id, row.text, row.n, row.at is not None)
         for row in connection.execute(query)
     ]
 

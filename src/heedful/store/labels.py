@@ -231,9 +231,12 @@ def drop_rows(connection: Connection, submission_ids: list[int]) -> None:
 
 
 def ranking_rows(
-    connection: Connection, project_id: int, *, labeler_id: int | None = None
+    connection: Connection, project_id: int, *, labeler_id: int | None = None, after: int = 0
 ) -> Iterator[RankingRow]:
-    """Every ranking of a project that stands, with its ratings, in order of submission."""
+    """Every ranking of a project that stands, with its ratings, in order of submission.
+
+    ``after`` gives those of later submissions than that alone.
+    """
     query = (
         select(
             rankings,
@@ -251,7 +254,7 @@ def ranking_rows(
         .join(guidelines, guidelines.c.id == assignments.c.guideline_id)
         .join(label_schemas, label_schemas.c.id == assignments.c.label_schema_id)
         .join(tasks, tasks.c.id == rankings.c.task_id)
-        .where(tasks.c.project_id == project_id)
+        .where(tasks.c.project_id == project_id, rankings.c.submission_id > after)
         .order_by(rankings.c.submission_id)
     )
     given = (
@@ -263,7 +266,7 @@ def ranking_rows(
             (task_completions.c.task_id == rankings.c.task_id)
             & (task_completions.c.completion_id == ratings.c.completion_id),
         )
-        .where(tasks.c.project_id == project_id)
+        .where(tasks.c.project_id == project_id, ratings.c.submission_id > after)
         .order_by(ratings.c.submission_id, task_completions.c.position)
     )
     if labeler_id is not None:

@@ -240,6 +240,8 @@ tasks = _numbered(
     _one_of("pool", "work", "gold", "drift"),
     _one_of("state", "open", "held", "closed"),
 )
+_counted = (tasks.c[name] for name in "project_id pool kind state open_slots".split())
+Index("ix_tasks_progress", *_counted)
 for _slots in ("open_slots", "heldout_open"):
     _waiting = text(f"state = 'open' AND {_slots} > 0")
     Index(
@@ -293,6 +295,11 @@ assignments = _table(
     UniqueConstraint("task_id", "labeler_id"),
     Index(None, "labeler_id", "project_id", "claimed_at"),
     Index(None, "project_id", "kind", "state", "ended_at"),
+    # What the page of all labelers adds up, so that it need not read the rows.
+    Index(
+        "ix_assignments_totals",
+        *"project_id labeler_id cohort state is_extra active_s ended_at".split(),
+    ),
     _one_of("state", "leased", "submitted", "skipped", "expired"),
     _one_of("cohort", "train", "heldout"),
 )

@@ -282,6 +282,8 @@ CREATE INDEX ix_tasks_next_heldout_open ON tasks (project_id, kind, pool, priori
 
 CREATE INDEX ix_tasks_next_open_slots ON tasks (project_id, kind, pool, priority DESC, turn) WHERE state = 'open' AND open_slots > 0;
 
+CREATE INDEX ix_tasks_progress ON tasks (project_id, pool, kind, state, open_slots);
+
 CREATE INDEX ix_tasks_prompt_id ON tasks (prompt_id);
 
 CREATE TABLE adjudications (
@@ -327,6 +329,8 @@ CREATE INDEX ix_assignments_due ON assignments (lease_until) WHERE state = 'leas
 CREATE INDEX ix_assignments_labeler_id_project_id_claimed_at ON assignments (labeler_id, project_id, claimed_at);
 
 CREATE INDEX ix_assignments_project_id_kind_state_ended_at ON assignments (project_id, kind, state, ended_at);
+
+CREATE INDEX ix_assignments_totals ON assignments (project_id, labeler_id, cohort, state, is_extra, active_s, ended_at);
 
 CREATE UNIQUE INDEX uq_assignments_one_lease ON assignments (labeler_id, project_id, kind) WHERE state = 'leased';
 
