@@ -240,7 +240,7 @@ tasks = _numbered(
     _one_of("pool", "work", "gold", "drift"),
     _one_of("state", "open", "held", "closed"),
 )
-_counted = (tasks.c[name] for name in "project_id pool kind state open_slots".split())
+_counted = (tasks.c[name] for name in ["project_id", "pool", "kind", "state", "open_slots"])
 Index("ix_tasks_progress", *_counted)
 for _slots in ("open_slots", "heldout_open"):
     _waiting = text(f"state = 'open' AND {_slots} > 0")
@@ -298,7 +298,7 @@ assignments = _table(
     # What the page of all labelers adds up, so that it need not read the rows.
     Index(
         "ix_assignments_totals",
-        *"project_id labeler_id cohort state is_extra active_s ended_at".split(),
+        *["project_id", "labeler_id", "cohort", "state", "is_extra", "active_s", "ended_at"],
     ),
     _one_of("state", "leased", "submitted", "skipped", "expired"),
     _one_of("cohort", "train", "heldout"),
