@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "config_loop": "config_file errors",
     "config": "config_file config_loop errors",
     "metrics": "errors",
+    "statistics": "errors",
     "models": "errors",
     "distributed": "errors",
     "memory": "errors",
@@ -30,10 +31,10 @@ MAY_IMPORT = {
     "store": "records errors",
     "rollout": "models losses distributed errors",
     "training": "config metrics memory records data models losses rollout distributed errors",
-    "evaluation": "records metrics data models rollout errors",
+    "evaluation": "statistics records metrics data models rollout errors",
     "intake": "store records errors",
     "simulation": "store records errors",
-    "labeling": "store records config errors",
+    "labeling": "statistics store records config errors",
     "serving": "config records data models rollout errors",
     "report": "metrics records plots figures errors",
     "planning": "config errors",
@@ -42,9 +43,10 @@ MAY_IMPORT = {
 }
 TORCH_FREE = (
     "records config config_file config_loop errors metrics report data.formats intake simulation "
-    "store labeling cli"
+    "statistics store labeling cli"
 )
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "peft")
+DATABASES = ("sqlalchemy", "psycopg", "sqlite3")
 TENSORBOARD = ("metrics", "torch.utils.tensorboard")  # imported where it was asked for
 
 
@@ -102,6 +104,13 @@ def test_the_other_side_starts_without_torch():
     code = "\n".join([*lines, "import sys", f"print(*({{*{TORCH}}} & {{*sys.modules}}))"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_only_the_store_speaks_to_databases():
+    """Others call its named functions; the training side may not even import it (MAY_IMPORT)."""
+    names = {(module_of(path), name) for path in FILES for name in imports_of(path)}
+    spoken = {module for module, name in names if name.split(".")[0] in DATABASES}
+    assert not {module for module in spoken if module.split(".")[0] != "store"}
 
 
 def test_files_and_functions_stay_small():

@@ -28,6 +28,7 @@ RESULTS = {
     "tokenizer": "tokenizer.json",
     **dict.fromkeys(TRAINING, "model"),
     "sample": "completions.jsonl",
+    "snapshot": "manifest.json",
 }
 
 

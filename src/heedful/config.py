@@ -29,6 +29,7 @@ from heedful.config_loop import (
     LabelConfig,
     ReportConfig,
     SimulateConfig,
+    SnapshotConfig,
     SummarizeConfig,
 )
 
@@ -53,6 +54,7 @@ __all__ = [
     "Section",
     "Shape",
     "SimulateConfig",
+    "SnapshotConfig",
     "SnapshotData",
     "SummarizeConfig",
     "TextData",

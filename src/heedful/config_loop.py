@@ -51,6 +51,27 @@ class LabelConfig(Section):
     """Share of prompts that three labelers rank, to measure agreement."""
 
 
+class SnapshotConfig(Section):
+    """heed snapshot: what people have answered, as prompts, demonstrations and comparisons."""
+
+    run_dir: str
+    """Directory to write; the same data give the same files, byte for byte."""
+    database: str = "heedful.db"
+    """The store: a SQLite file that no service has open, or postgresql+psycopg://user@host/name."""
+    project: str
+    """Name of the project."""
+    heldout: bool = False
+    """Answers of held-out labelers too, marked as such; training leaves them out."""
+    shared: bool = False
+    """Answers to gold and drift tasks too, which everybody is given."""
+    extra: bool = True
+    """Answers beyond a task's target, which came after their lease had ended."""
+    pairs: bool = False
+    """Also pairs/comparisons.jsonl: {"prompt", "chosen", "rejected"} for other tools."""
+    parquet: bool = False
+    """Also parquet/: the three files as Parquet."""
+
+
 class EvaluateConfig(Section):
     """heed evaluate (miniature): labelers judge all models; the demo's claims by rule."""
 

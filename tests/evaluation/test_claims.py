@@ -7,7 +7,7 @@ import pytest
 
 from heedful.evaluation import claims
 from heedful.evaluation.claims import Claim, format_table, write_claims
-from heedful.evaluation.intervals import Interval
+from heedful.statistics.intervals import Interval
 
 NAN = math.nan
 

@@ -15,13 +15,6 @@ from heedful.commands.train import begin
 from heedful.config import EvaluateConfig
 from heedful.errors import EvaluationError
 from heedful.evaluation import claims as rules
-from heedful.evaluation.intervals import (
-    Interval,
-    bootstrap,
-    paired_difference,
-    ratio,
-    recovered_share,
-)
 from heedful.evaluation.preference import (
     WinRate,
     agreement,
@@ -37,6 +30,13 @@ from heedful.records import Judgement, judgement_from_row
 from heedful.simulation.generate import TASKS_FILE
 from heedful.simulation.labeling import gold, judge
 from heedful.simulation.tasks import read_tasks
+from heedful.statistics.intervals import (
+    Interval,
+    bootstrap,
+    paired_difference,
+    ratio,
+    recovered_share,
+)
 from heedful.training.checkpoint import LINEAGE_FILE
 
 JUDGEMENTS_FILE = "judgements.jsonl"

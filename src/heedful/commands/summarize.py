@@ -16,7 +16,6 @@ from heedful.config import SummarizeConfig
 from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
 from heedful.data.formats import read_comparisons
 from heedful.errors import DataError
-from heedful.evaluation.intervals import bootstrap, paired_difference
 from heedful.evaluation.reward_model import accuracy, baselines
 from heedful.metrics import iter_jsonl, replacing
 from heedful.models.language_model import (
@@ -25,6 +24,7 @@ from heedful.models.language_model import (
     num_parameters,
     read_lineage,
 )
+from heedful.statistics.intervals import bootstrap, paired_difference
 
 
 def run_summarize(config: SummarizeConfig, resume: bool = False) -> None:

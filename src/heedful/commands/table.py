@@ -37,6 +37,9 @@ COMMANDS = {
     "label": Command(
         "miniature", "run_label", "LabelConfig", "simulated labelers rank completions"
     ),
+    "snapshot": Command(
+        "snapshot", "run_snapshot", "SnapshotConfig", "what people have answered, as files"
+    ),
     "evaluate": Command("evaluate", "run_evaluate", "EvaluateConfig", "measure the demo's claims"),
     "measure": Command("measure", "run_measure", "MeasureConfig", "text loss and few-shot recall"),
     "summarize": Command(

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heedful.evaluation.intervals import Interval
 from heedful.metrics import replacing
+from heedful.statistics.intervals import Interval
 
 TRUTH_MARGIN = 0.05  # claim c4: a share of answers that is taken for no loss
 MIN_SIZE_RATIO = 4.0  # claim b: how many times larger the base model must be

@@ -21,17 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.errors import EvaluationError
-from heedful.evaluation.intervals import (
+from heedful.records import METADATA_FIELDS, Cohort, Judgement
+from heedful.statistics.intervals import (
     MIN_LABELERS,
     Floats,
     Interval,
     bootstrap,
     cluster_draws,
-    ratio,
     two_way_bootstrap,
     two_way_if_enough,
 )
-from heedful.records import METADATA_FIELDS, Cohort, Judgement
+from heedful.statistics.pairs import ALIKE, OPPOSITE, Ranked, observe, strict_rate
 
 # Wins given both ways to every pair of models, so that strengths stay finite where one model
 # always won or two groups of models never met.
@@ -241,17 +241,27 @@ def agreement(
     """
     found = {}
     for cohort in ("train", "heldout"):
-        counts, prompts, pairs = _agreement_counts(_of_cohort(judgements, cohort))
-        if not counts:
+        rankings = [
+            Ranked(judgement.prompt_id, judgement.labeler, _ranks_by_output(judgement))
+            for judgement in _of_cohort(judgements, cohort)
+        ]
+        every = observe(rankings)
+        strict = every.counts[:, [ALIKE, OPPOSITE]].sum(axis=1)
+        kept = every.where(strict > 0)
+        if len(kept.prompts) == 0:
             continue
-        names = {name for pair in pairs for name in pair}
         found[cohort] = Agreement(
             two_way_if_enough(
-                counts, prompts, pairs, statistic=ratio, num_samples=num_samples, seed=seed
+                kept.counts,
+                kept.prompts,
+                kept.labelers,
+                statistic=strict_rate,
+                num_samples=num_samples,
+                seed=seed,
             ),
-            num_pairs=int(sum(strict for _, strict in counts)),
-            num_prompts=len(set(prompts)),
-            num_labelers=len(names),
+            num_pairs=int(strict.sum()),
+            num_prompts=len(np.unique(kept.prompts)),
+            num_labelers=len(np.unique(kept.labelers)),
         )
     return found
 
@@ -356,26 +366,6 @@ def _win_tables(judgements: Sequence[Judgement], models: Sequence[str]) -> Float
     return tables
 
 
-def _agreement_counts(
-    judgements: Sequence[Judgement],
-) -> tuple[list[tuple[float, float]], list[str], list[tuple[str, str]]]:
-    """(pairs ordered alike, pairs strictly ordered by both) per prompt and pair of labelers."""
-    by_prompt: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        by_prompt[judgement.prompt_id].append(judgement)
-    counts, prompts, pairs = [], [], []
-    for prompt_id, found in by_prompt.items():
-        for one, other in combinations(found, 2):
-            if one.labeler == other.labeler:
-                continue
-            alike, strict = _alike(_ranks_by_output(one), _ranks_by_output(other))
-            if strict:
-                counts.append((float(alike), float(strict)))
-                prompts.append(prompt_id)
-                pairs.append((one.labeler, other.labeler))
-    return counts, prompts, pairs
-
-
 def _ranks_by_output(judgement: Judgement) -> dict[tuple[str, int], int]:
     seen: dict[str, int] = defaultdict(int)
     ranks = {}
@@ -383,16 +373,6 @@ def _ranks_by_output(judgement: Judgement) -> dict[tuple[str, int], int]:
         ranks[model, seen[model]] = rank
         seen[model] += 1
     return ranks
-
-
-def _alike(one: dict[tuple[str, int], int], other: dict[tuple[str, int], int]) -> tuple[int, int]:
-    alike = strict = 0
-    for a, b in combinations([output for output in one if output in other], 2):
-        left, right = one[a] - one[b], other[a] - other[b]
-        if left and right:
-            strict += 1
-            alike += (left > 0) == (right > 0)
-    return alike, strict
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heedful.errors import EvaluationError, MissingExtraError
-from heedful.evaluation.intervals import Interval, ratio, two_way_if_enough
 from heedful.records import Ranking
+from heedful.statistics.intervals import Interval, ratio, two_way_if_enough
 
 # Strength of the L2 penalty of the bag-of-words baseline (scikit-learn's C).
 BAG_OF_WORDS_C = 0.1

@@ -7,13 +7,18 @@ import pytest
 from scipy import stats
 
 from heedful.errors import EvaluationError
-from heedful.evaluation.intervals import (
+from heedful.statistics.intervals import (
     Interval,
+    Share,
     bootstrap,
+    bootstrap_all,
     cluster_draws,
+    mean_interval,
     paired_difference,
     ratio,
     recovered_share,
+    shares,
+    student_t,
     two_way_bootstrap,
 )
 
@@ -141,7 +146,7 @@ def test_draws_keep_the_number_of_clusters():
 def test_chunks_do_not_change_the_answer(monkeypatch):
     values, prompts = np.random.default_rng(0).normal(size=90), np.arange(90) // 3
     whole = bootstrap(values, prompts, num_samples=300, seed=3)
-    monkeypatch.setattr("heedful.evaluation.intervals._CHUNK_ENTRIES", 1000)
+    monkeypatch.setattr("heedful.statistics.intervals._CHUNK_ENTRIES", 1000)
     assert bootstrap(values, prompts, num_samples=300, seed=3).low == pytest.approx(whole.low)
 
 
@@ -170,6 +175,112 @@ def test_coverage(by):
     assert too_narrow / num_studies > 0.15
 
 
+def test_statistics_of_one_call_are_those_of_single_calls():
+    rng = np.random.default_rng(4)
+    rows, prompts = rng.uniform(1, 2, size=(60, 2)), np.arange(60) // 2
+    both = bootstrap_all(
+        rows, [prompts], {"ratio": ratio, "first": lambda means: means[:, 0]}, seed=3
+    )
+    assert both["ratio"] == bootstrap(rows, prompts, statistic=ratio, seed=3)
+    assert both["first"] == bootstrap(rows[:, 0], prompts, seed=3)
+
+
+def test_pairs_of_labelers_are_added_up_before_drawing():
+    # 400 rows of 3 pairs, in either order, are as the 3 rows of their sums.
+    rng = np.random.default_rng(5)
+    pairs = np.array([["a", "b"], ["a", "c"], ["b", "c"]])[rng.integers(3, size=400)]
+    pairs = np.where(rng.random(400)[:, None] < 0.5, pairs, pairs[:, ::-1])
+    hits = rng.integers(2, size=400).astype(float)
+    rows = np.stack([hits, np.ones(400)], axis=1)
+    names = ["a b", "a c", "b c"]
+    joined = np.array([" ".join(sorted(pair)) for pair in pairs.tolist()])
+    few = np.array([rows[joined == name].sum(axis=0) for name in names])
+    whole = bootstrap(rows, pairs, statistic=ratio, seed=1)
+    summed = bootstrap(few, [name.split() for name in names], statistic=ratio, seed=1)
+    assert whole.low == pytest.approx(summed.low) and whole.high == pytest.approx(summed.high)
+
+
+def test_share_of_independent_items_is_wilson_with_student_t():
+    # Items on their own, half of them hit: variance n/(n-1) p(1-p)/n, so n - 1 independent items.
+    hits = np.array([1.0, 0.0] * 20)
+    found = shares(hits, np.ones(40), np.arange(40))[""]
+    t, n = stats.t.ppf(0.975, 39), 39
+    half = t / (1 + t**2 / n) * math.sqrt(0.25 / n + t**2 / (4 * n**2))
+    assert (found.num_items, found.num_clusters) == (40, 40)
+    assert found.interval.low == pytest.approx(0.5 - half, abs=1e-6)
+    assert found.interval.high == pytest.approx(0.5 + half, abs=1e-6)
+
+
+def test_share_of_many_items_matches_scipy():
+    hits = np.zeros(2000)
+    hits[:1460] = 1
+    ours = shares(hits, np.ones(2000), np.arange(2000))[""].interval
+    theirs = stats.binomtest(1460, 2000).proportion_ci(method="wilson")
+    assert ours.low == pytest.approx(theirs.low, abs=2e-4)
+    assert ours.high == pytest.approx(theirs.high, abs=2e-4)
+
+
+def test_share_where_all_are_hit_counts_clusters_not_items():
+    # Three clusters of 100 items, all hit: known no better than three items all hit.
+    found = shares([100.0] * 3, [100.0] * 3, ["p", "q", "r"])[""]
+    t = stats.t.ppf(0.975, 2)
+    assert found.interval.value == found.interval.high == 1.0
+    assert found.interval.low == pytest.approx(3 / (3 + t**2), abs=0.02)
+    assert found.num_items == 300 and found.num_clusters == 3
+
+
+def test_shares_by_group_and_what_is_left_out():
+    found = shares([1, 0, 2, 0], [1, 1, 2, 0], ["p", "q", "p", "q"], ["x", "x", "y", "z"])
+    assert sorted(found) == ["x", "y"]
+    assert found["x"].interval.value == 0.5
+    assert found["y"].num_clusters == 1 and math.isnan(found["y"].interval.low)
+    assert isinstance(found["y"], Share) and found["y"].interval.value == 1.0
+
+
+def test_share_interval_is_near_the_bootstrap_over_clusters():
+    rng = np.random.default_rng(9)
+    chance = rng.beta(4, 2, size=120)
+    items = rng.integers(4, 12, size=120)
+    hits = rng.binomial(items, chance)
+    ours = shares(hits, items, np.arange(120))[""].interval
+    drawn = bootstrap(np.stack([hits, items], axis=1), np.arange(120), statistic=ratio, seed=0)
+    assert ours.value == drawn.value
+    assert ours.low == pytest.approx(drawn.low, abs=0.01)
+    assert ours.high == pytest.approx(drawn.high, abs=0.01)
+
+
+def test_share_coverage():
+    """Clustered answers of one labeler: 95 % of intervals hold the truth, at 30 prompts too."""
+    rng = np.random.default_rng(23)
+    num_studies, prompts = 600, np.arange(30)
+    chance = rng.beta(6, 2, size=(num_studies, 30))
+    hits = rng.binomial(10, chance)
+    found = shares(
+        hits.ravel(),
+        np.full(hits.size, 10),
+        np.tile(prompts, num_studies),
+        np.repeat([f"{study:03d}" for study in range(num_studies)], 30),
+    )
+    held = sum(one.interval.low <= 0.75 <= one.interval.high for one in found.values())
+    assert 0.925 <= held / num_studies <= 0.975
+
+
+def test_student_t_matches_scipy():
+    freedom = np.array([4.0, 7.0, 20.0, 200.0])
+    assert student_t(0.975, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=0.01)
+    assert student_t(0.975, np.array([2.0]))[0] == pytest.approx(stats.t.ppf(0.975, 2), abs=0.15)
+    assert math.isnan(student_t(0.975, np.array([0.0]))[0])
+
+
+def test_mean_interval_matches_scipy():
+    values = [5.0, 6.0, 7.0, 6.0, 4.0, 6.0, 7.0, 5.0]
+    low, high = stats.t.interval(0.95, 7, loc=np.mean(values), scale=stats.sem(values))
+    found = mean_interval(values)
+    assert found.value == 5.75
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
+    assert math.isnan(mean_interval([6.0]).low)
+
+
 def test_errors_say_what_was_wrong():
     with pytest.raises(EvaluationError, match="at least one value"):
         bootstrap([], [], seed=0)
@@ -181,3 +292,9 @@ def test_errors_say_what_was_wrong():
         bootstrap([[1.0, 2.0], [3.0, 4.0]], [0, 1], seed=0)
     with pytest.raises(EvaluationError, match="same item"):
         paired_difference([1.0], [1.0, 2.0], [0], seed=0)
+    with pytest.raises(EvaluationError, match="one length"):
+        shares([1.0, 0.0], [1.0], [0, 1])
+    with pytest.raises(EvaluationError, match="between 0 and 1"):
+        shares([1.0], [1.0], [0], level=95)
+    with pytest.raises(EvaluationError, match="at least one value"):
+        mean_interval([])

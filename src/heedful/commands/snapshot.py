@@ -1,0 +1,48 @@
+"""heed snapshot: what people have answered, as files that train. Needs no torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from heedful.config import SnapshotConfig
+from heedful.errors import ConfigError, MissingExtraError
+
+PAIRS_FILE = "pairs/comparisons.jsonl"
+PARQUET_DIRECTORY = "parquet"
+
+
+def run_snapshot(config: SnapshotConfig, resume: bool = False) -> None:
+    """Writes the snapshot of a project into run_dir and enters it in the store."""
+    try:
+        from heedful.store import exports, projects, snapshot
+        from heedful.store.database import open_database
+    except ImportError as error:
+        raise MissingExtraError(
+            "the store needs SQLAlchemy: pip install 'heedful[labeling]'"
+        ) from error
+    if "://" not in config.database and not Path(config.database).is_file():
+        raise ConfigError(f"database: {config.database} does not exist: give the store's file")
+    run_dir = Path(config.run_dir)
+    query = snapshot.Query(heldout=config.heldout, shared=config.shared, extra=config.extra)
+    database = open_database(config.database, now=time.time())
+    try:
+        with database.read() as connection:
+            project = projects.by_name(connection, config.project)
+            written = snapshot.write(connection, project.id, run_dir, query)
+        database.write(lambda c: snapshot.note(c, written, actor=None, now=time.time()))
+    finally:
+        database.close()
+    console = Console(highlight=False, soft_wrap=True)
+    for name, file in written.files.items():
+        console.print(f"{file['rows']:>9,} rows  {run_dir / name}")
+    if config.pairs:
+        target = run_dir / PAIRS_FILE
+        target.parent.mkdir(exist_ok=True)
+        console.print(f"{exports.write_pairs(run_dir, target):>9,} pairs {target}")
+    if config.parquet:
+        for path in exports.write_parquet(run_dir, run_dir / PARQUET_DIRECTORY):
+            console.print(f"               {path}")
+    console.print(f"manifest sha256 {written.manifest_sha256}")

@@ -1,0 +1,1 @@
+"""The labeling service: people who write, rate and rank, and the figures about their work."""

@@ -1,0 +1,44 @@
+"""The schema's history: how a database of any earlier heedful becomes one of this heedful.
+
+A new database gets the tables as they stand in ``tables.py`` and the newest number. An older one
+gets the steps that it lacks, in order, in one transaction. A step is a list of statements that is
+never changed once released; a change of ``tables.py`` without its step fails the tests, which bring
+the first schema forward and compare.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, insert, inspect, select, text
+
+from heedful.store.audit import START
+from heedful.store.problems import StoreError
+from heedful.store.tables import audit_head, metadata, schema_version
+
+# What makes schema n + 2 out of schema n + 1: statements that both databases understand.
+STEPS: tuple[tuple[str, ...], ...] = ()
+_LOCK = 0x68656564  # "heed": of several processes that start at once, one migrates
+
+
+def migrate(
+    connection: Connection, *, now: float, steps: tuple[tuple[str, ...], ...] = STEPS
+) -> int:
+    """The number of the schema, after bringing the database to it; StoreError if it is newer."""
+    newest = len(steps) + 1
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    if not inspect(connection).has_table(schema_version.name):
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(number=newest, at=now))
+        connection.execute(insert(audit_head).values(id=1, seq=0, sha256=START))
+        return newest
+    found: int = connection.execute(select(func.max(schema_version.c.number))).scalar_one()
+    if found > newest:
+        raise StoreError(
+            f"this database has schema {found} and this heedful knows {newest}: it was used with a "
+            "newer heedful; install that one again"
+        )
+    for number, statements in enumerate(steps[found - 1 :], start=found + 1):
+        for statement in statements:
+            connection.execute(text(statement))
+        connection.execute(insert(schema_version).values(number=number, at=now))
+    return newest

@@ -1,0 +1,165 @@
+"""Log-ins: sessions kept on the server, failures counted across restarts, one-time codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from heedful.store import audit
+from heedful.store.database import insert_new, storable
+from heedful.store.tables import attempts, recovery_codes, sessions, users
+
+TOUCH_S = 60.0  # a page view writes only when the last one is this old
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One log-in of one person on one device."""
+
+    token_sha256: str
+    user_id: int
+    csrf_token: str
+    created_at: float
+    seen_at: float
+    expires_at: float
+    agent: str
+
+
+def start(
+    connection: Connection,
+    user_id: int,
+    *,
+    token_sha256: str,
+    csrf_token: str,
+    expires_at: float,
+    agent: str = "",
+    now: float,
+) -> Session:
+    """The new session; the token itself is never kept."""
+    session = Session(
+        token_sha256, user_id, csrf_token, now, now, expires_at, storable(agent)[:200]
+    )
+    values = {name: getattr(session, name) for name in Session.__slots__}
+    connection.execute(insert(sessions).values(values))
+    audit.record(connection, "log_in", f"user/{user_id}", actor=user_id, now=now)
+    return session
+
+
+def find(connection: Connection, token_sha256: str, *, idle_s: float, now: float) -> Session | None:
+    """The live session of a token: neither past its end nor unused for ``idle_s``."""
+    query = select(sessions).where(
+        sessions.c.token_sha256 == token_sha256,
+        sessions.c.expires_at > now,
+        sessions.c.seen_at > now - idle_s,
+    )
+    row = connection.execute(query).first()
+    return None if row is None else Session(**row._mapping)
+
+
+def touch(connection: Connection, token_sha256: str, *, now: float) -> None:
+    """Notes that a session is in use; call it when ``seen_at`` is older than TOUCH_S."""
+    connection.execute(
+        update(sessions).where(sessions.c.token_sha256 == token_sha256).values(seen_at=now)
+    )
+
+
+def of_user(connection: Connection, user_id: int, *, now: float) -> list[Session]:
+    """A person's sessions that have not ended, newest first."""
+    query = select(sessions).where(sessions.c.user_id == user_id, sessions.c.expires_at > now)
+    rows = connection.execute(query.order_by(sessions.c.created_at.desc()))
+    return [Session(**row._mapping) for row in rows]
+
+
+def end(connection: Connection, token_sha256: str, *, actor: int, now: float) -> None:
+    """Ends one session."""
+    connection.execute(delete(sessions).where(sessions.c.token_sha256 == token_sha256))
+    audit.record(connection, "log_out", f"user/{actor}", actor=actor, now=now)
+
+
+def end_all(
+    connection: Connection, user_id: int, *, but: str | None = None, actor: int | None, now: float
+) -> int:
+    """How many sessions of a person were ended: all, or all but one."""
+    query = delete(sessions).where(sessions.c.user_id == user_id)
+    if but is not None:
+        query = query.where(sessions.c.token_sha256 != but)
+    num_ended = connection.execute(query).rowcount
+    audit.record(
+        connection, "end_sessions", f"user/{user_id}", actor=actor, now=now, num_ended=num_ended
+    )
+    return num_ended
+
+
+def drop_expired(connection: Connection, *, now: float) -> int:
+    """How many sessions past their end were removed; the service calls it now and then."""
+    return connection.execute(delete(sessions).where(sessions.c.expires_at <= now)).rowcount
+
+
+# Failures, for delays that grow: kept here so that a restart does not reset them
+
+
+def failures(connection: Connection, scope: str, subject: str) -> tuple[int, float]:
+    """(failures in a row, time of the last) of an account or an address; (0, 0.0) without any."""
+    query = select(attempts.c.failures, attempts.c.last_at).where(
+        attempts.c.scope == scope, attempts.c.subject == storable(subject)
+    )
+    row = connection.execute(query).first()
+    return (0, 0.0) if row is None else (row.failures, row.last_at)
+
+
+def note_failure(connection: Connection, scope: str, subject: str, *, now: float) -> int:
+    """The failures in a row, this one included."""
+    place = (attempts.c.scope == scope) & (attempts.c.subject == storable(subject))
+    more = update(attempts).where(place).values(failures=attempts.c.failures + 1, last_at=now)
+    first = {"scope": scope, "subject": storable(subject), "failures": 1, "last_at": now}
+    if connection.execute(more).rowcount == 0 and not insert_new(connection, attempts, first):
+        connection.execute(more)
+    return failures(connection, scope, subject)[0]
+
+
+def clear_failures(connection: Connection, scope: str, subject: str) -> None:
+    """Forgets failures after a success."""
+    connection.execute(
+        delete(attempts).where(attempts.c.scope == scope, attempts.c.subject == storable(subject))
+    )
+
+
+# One-time codes
+
+
+def use_totp_step(connection: Connection, user_id: int, step: int) -> bool:
+    """Whether a code's time step is newer than the last that was used; it is used up now."""
+    done = connection.execute(
+        update(users)
+        .where(
+            users.c.id == user_id,
+            users.c.totp_last_step.is_(None) | (users.c.totp_last_step < step),
+        )
+        .values(totp_last_step=step)
+    )
+    return done.rowcount == 1
+
+
+def set_recovery_codes(
+    connection: Connection, user_id: int, codes_sha256: list[str], *, now: float
+) -> None:
+    """Puts new recovery codes in the place of a person's old ones."""
+    connection.execute(delete(recovery_codes).where(recovery_codes.c.user_id == user_id))
+    rows = [{"user_id": user_id, "code_sha256": code} for code in codes_sha256]
+    connection.execute(insert(recovery_codes), rows)
+    audit.record(connection, "recovery_codes", f"user/{user_id}", actor=user_id, now=now)
+
+
+def use_recovery_code(
+    connection: Connection, user_id: int, code_sha256: str, *, now: float
+) -> bool:
+    """Whether this was an unused recovery code; it is used up now."""
+    done = connection.execute(
+        delete(recovery_codes).where(
+            recovery_codes.c.user_id == user_id, recovery_codes.c.code_sha256 == code_sha256
+        )
+    )
+    if done.rowcount:
+        audit.record(connection, "use_recovery_code", f"user/{user_id}", actor=user_id, now=now)
+    return done.rowcount == 1
