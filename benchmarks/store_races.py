@@ -153,9 +153,15 @@ def count(database: Database, target: int) -> dict[str, int]:
 
 
 def _process(
-    address: str, project: int, labelers: list[int], options: argparse.Namespace, times: Any
+    address: str,
+    project: int,
+    labelers: list[int],
+    options: argparse.Namespace,
+    times: Any,
+    ready: Any,
 ) -> None:
     database = open_database(address, now=0.0)
+    ready.wait()
     try:
         times.put(work(database, project, labelers, options))
     finally:
@@ -173,16 +179,25 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
     seconds: list[float] = []
     if options.processes > 1:
         context = multiprocessing.get_context("spawn")
-        times = context.Queue()
+        times, ready = context.Queue(), context.Barrier(options.processes + 1)
         started = [
             context.Process(
                 target=_process,
-                args=(options.address, project, labelers[n :: options.processes], options, times),
+                args=(
+                    options.address,
+                    project,
+                    labelers[n :: options.processes],
+                    options,
+                    times,
+                    ready,
+                ),
             )
             for n in range(options.processes)
         ]
         for process in started:
             process.start()
+        ready.wait()
+        start = time.monotonic()
         for _ in started:
             seconds += times.get()
         for process in started:

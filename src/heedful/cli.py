@@ -23,6 +23,8 @@ from heedful.memory import tune_allocator
 
 RECIPES = Path(__file__).parent / "recipes"
 PROFILED = (*TRAINING, "sample")
+# What heed label does beside ranking in simulation: the service for people.
+SERVICE = ("init", "serve", "invite", "export", "stats")
 # What a command has left in its run_dir when it has ended; the others are quick, or only measure.
 RESULTS = {
     "tokenizer": "tokenizer.json",
@@ -36,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     tune_allocator()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = _parse(words)
     if "--debug" in rest:  # wherever it stands
         rest.remove("--debug")
         options.debug = True
@@ -64,6 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a command line, and the words that are not among them."""
+    at = next((i for i, word in enumerate(words) if not word.startswith("-")), 0)
+    if words[at : at + 1] == ["label"] and words[at + 1 : at + 2] and words[at + 1] in SERVICE:
+        # The service has arguments of its own; heed label CONFIG.toml is the simulated labelers.
+        options = argparse.Namespace(command="label", debug="--debug" in words, handler=_service)
+        return options, [word for word in words[at + 1 :] if word != "--debug"]
+    return _parser().parse_known_args(words)
 
 
 def _fail(error: Exception, debug: bool, code: int) -> int:
@@ -326,6 +338,12 @@ def _prompts(options: argparse.Namespace, rest: list[str]) -> int:
     if options.action == "stats":
         return run_stats(options.files)
     return run_import(options)
+
+
+def _service(options: argparse.Namespace, rest: list[str]) -> int:
+    from heedful.commands.label import run_label
+
+    return run_label(rest)
 
 
 def _doctor(options: argparse.Namespace, rest: list[str]) -> int:

@@ -35,7 +35,10 @@ COMMANDS = {
     ),
     "simulate": Command("miniature", "run_simulate", "SimulateConfig", "write the miniature world"),
     "label": Command(
-        "miniature", "run_label", "LabelConfig", "simulated labelers rank completions"
+        "miniature",
+        "run_label",
+        "LabelConfig",
+        "simulated labelers rank; init, serve, invite, export, stats: people do",
     ),
     "snapshot": Command(
         "snapshot", "run_snapshot", "SnapshotConfig", "what people have answered, as files"
