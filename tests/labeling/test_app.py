@@ -167,12 +167,18 @@ def test_drafts_are_saved_by_script_and_two_tabs_do_not_overwrite_each_other(hou
     both = lea.submit(page, action, to=action_of(page, "save"), response="From the other tab")
     assert both.status == 409 and "Hello" in both.text
     assert both.form(action)["response"] == "From the other tab"
+    assert lea.submit(page, action, response="Sent from the old tab").status == 409
     lea.submit(both, action, to=action_of(page, "save"))
     assert lea.get(page.path).form(action)["response"] == "From the other tab"
     house.clock.now += 60.0
     beat = lea.send("POST", action_of(page, "heartbeat"), json={}, headers=headers)
     assert beat.response.json()["lease_until"] > house.clock.now
     assert lea.send("PUT", action_of(page, "draft"), json=[1], headers=headers).status == 422
+    revision = int(lea.get(page.path).form(action)["revision"])
+    half = b'{"fields": {"response": "cut \\ud83d"}, "revision": %d}' % revision
+    sent = headers | {"Content-Type": "application/json"}
+    assert lea.send("PUT", action_of(page, "draft"), content=half, headers=sent).status == 200
+    assert lea.get(page.path).form(action)["response"] == "cut ?"
 
 
 def test_a_bad_file_says_what_is_wrong_and_leaves_nothing(house):

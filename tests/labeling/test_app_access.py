@@ -107,6 +107,12 @@ def test_a_form_without_its_token_is_refused(house, token):
     assert draft.status == 404  # not a labeler's
 
 
+def test_a_form_that_is_too_large_is_not_read(house):
+    stranger = house.stranger()
+    token = stranger.get("/login").forms[0].fields["token"]
+    assert stranger.post("/login", {"token": token, "email": "a" * 4_000_000}).status == 413
+
+
 def test_guessing_passwords_gets_slower_even_after_a_restart(house):
     house.person("lea")
     guesser = house.stranger()

@@ -66,6 +66,7 @@ RULES: dict[str, Rule] = {
 }
 MAX_FORM_FIELDS = 400  # nine outputs with every question of Table 3 have about 150
 MAX_PART_BYTES = 1_000_000
+MAX_FORM_BYTES = 4_000_000
 FORM_COOKIE = "heedful-form"
 # Idle limit in seconds: those who see everything are logged out sooner.
 IDLE_S = {"labeler": 3600.0, "reviewer": 3600.0, "researcher": 1800.0, "admin": 1800.0}
@@ -105,7 +106,19 @@ async def _check(request: Request) -> None:
             raise Refused(404, "There is no such page.")
     request.state.form = FormData()
     if request.method not in ("GET", "HEAD"):
+        _check_size(request)
         await _read_form(request)
+
+
+def _check_size(request: Request) -> None:
+    """Refuses a body that is too large before it is read; only imports take whole files."""
+    if request.scope["route"].path.endswith("/import"):
+        return
+    length = request.headers.get("content-length", "")
+    if not length.isdigit():
+        raise Refused(411, "This request does not say how long it is.")
+    if int(length) > MAX_FORM_BYTES:
+        raise Refused(413, "This is too large: a form has 4 MB at most.")
 
 
 def _identify(request: Request) -> None:

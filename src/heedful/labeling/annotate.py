@@ -216,7 +216,8 @@ def submit(request: Request, assignment_id: str) -> Response:
         def keep(connection: Any) -> None:
             # The draft comes back with an undo, so it is what was submitted.
             if work.state in ("leased", "expired"):
-                _save(connection, assignment_id, user.id, draft_of(fields), None, now)
+                revision = revision_of(fields)
+                _save(connection, assignment_id, user.id, draft_of(fields), revision, now)
             tasks.submit(
                 connection,
                 assignment_id,
@@ -230,6 +231,8 @@ def submit(request: Request, assignment_id: str) -> Response:
         write(request, keep)
     except AnswerProblem as problem:
         return _work_page(request, work, fields, status=422, problem=problem)
+    except DraftConflict as conflict:
+        return _both_versions(request, work, fields, conflict)
     note = f"?done={assignment_id}&what=submitted"
     return _next(request, work.project_id, work.kind, note)
 
@@ -276,19 +279,22 @@ def _keep_then(request: Request, assignment_id: str, then: Any) -> Response:
         try:
             write(request, _save, assignment_id, user.id, draft, revision, now)
         except DraftConflict as conflict:
-            other = conflict.payload if isinstance(conflict.payload, dict) else {}
-            return _work_page(
-                request, work, fields, status=409, other=other, revision=conflict.revision
-            )
+            return _both_versions(request, work, fields, conflict)
     return then()
 
 
+def _both_versions(
+    request: Request, work: Work, fields: dict[str, str], conflict: DraftConflict
+) -> Response:
+    """The form as it was sent, beside what another tab has saved; sent again it counts."""
+    other = conflict.payload if isinstance(conflict.payload, dict) else {}
+    return _work_page(request, work, fields, status=409, other=other, revision=conflict.revision)
+
+
 def _save(
-    connection: Any, assignment_id: str, user_id: int, draft: Any, revision: int | None, now: float
+    connection: Any, assignment_id: str, user_id: int, draft: Any, revision: int, now: float
 ) -> int:
-    """Saves a draft; without a revision in the place of whatever is there."""
-    if revision is None:
-        revision = tasks.view(connection, assignment_id, user_id).draft_revision
+    """The draft's new revision."""
     return tasks.save_draft(connection, assignment_id, user_id, draft, revision=revision, now=now)
 
 

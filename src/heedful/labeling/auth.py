@@ -85,10 +85,10 @@ def log_in(request: Request) -> Response:
     fields, now = texts_of(request), now_of(request)
     email, password = fields.get("email", ""), fields.get("password", "")
     subjects = {"login-account": people.normal_email(email), "login-ip": _network(request)}
-    wait_s = max(
-        _delay_s(*read(request, sessions.failures, scope, subject), scope, now)
-        for scope, subject in subjects.items()
-    )
+    wait_s = 0.0
+    for scope, subject in subjects.items():
+        num_failures, last_at = read(request, sessions.failures, scope, subject)
+        wait_s = max(wait_s, _delay_s(num_failures, last_at, scope, now))
     if wait_s > 0:
         problem = f"Too many attempts: try again in {wait_s:.0f} seconds."
         page = render(request, "login.html", status=429, email=email, problem=problem)

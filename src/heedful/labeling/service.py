@@ -99,9 +99,9 @@ def texts_of(request: Request) -> dict[str, str]:
 
 
 def clean_texts(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The text fields by name, with line feeds alone as line ends."""
+    """The text fields by name, with line feeds alone as line ends, and no half characters."""
     return {
-        str(name): value.replace("\r\n", "\n")
+        str(name): value.replace("\r\n", "\n").encode("utf-8", "replace").decode()
         for name, value in fields.items()
         if isinstance(value, str)
     }

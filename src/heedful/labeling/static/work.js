@@ -133,10 +133,10 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.submitter;
   tick();
-  clearTimeout(timer);
-  await sending;
-  if (!navigator.onLine) {
-    saved.textContent = "Not sent: no connection. Your text is here; send it again when the network is back.";
+  await save();
+  if (!stopped && JSON.stringify(fields()) !== lastSent) {
+    // What the server could not keep it would not take either: nobody leaves the page with it.
+    saved.textContent = `Not sent. ${saved.textContent}`;
     return;
   }
   ready = true;
