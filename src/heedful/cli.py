@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tune_allocator()
     # Read when torch is imported. Threads that spin for long while they wait for each other take
     # the cores from those they wait for: beside a busy program, training was up to a hundred times
-    # slower. A short spin costs an idle machine nothing; none at all makes small steps 3 times slower.
+    # slower. A short spin costs an idle machine nothing; with none small steps take 3 times longer.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     words = list(sys.argv[1:] if arguments is None else arguments)
