@@ -19,6 +19,7 @@ NUM_COLOURS = 6
 # Drawing units; a figure is about 340 CSS pixels wide, on a desk (three in a row) and on a phone.
 _WIDTH = 360.0
 _LINE_HEIGHT = 230.0
+_AXIS_HEIGHT = 40.0
 _ROW_HEIGHT = 24.0
 _VALUE_WIDTH = 56.0
 _LETTER_WIDTH = 6.5
@@ -109,21 +110,13 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str)
     lines = [line for line in lines if len(line.xs)]
     if not lines:
         return ""
-    left, right, bottom = 52.0, _WIDTH - 12, _LINE_HEIGHT - 40
+    left, right, bottom = 52.0, _WIDTH - 12, _LINE_HEIGHT - _AXIS_HEIGHT
     top = 8.0 if y_label == title else 26.0  # room for the label above the axis
     x_scale = _Scale.over([x for line in lines for x in line.xs], left, right)
     y_scale = _Scale.over([y for line in lines for y in line.ys], bottom, top)
     parts = [] if y_label == title else [_text(4, 13, y_label, "label")]
-    for tick in y_scale.ticks():
-        y = y_scale(tick)
-        parts.append(_rule(left, y, right, y, "grid"))
-        parts.append(_text(left - 6, y + 4, number_text(tick), "tick", "end"))
-    for tick in x_scale.ticks():
-        x = x_scale(tick)
-        parts.append(_rule(x, bottom, x, bottom + 4, "axis"))
-        parts.append(_text(x, bottom + 18, number_text(tick), "tick", "middle"))
-    parts.append(_rule(left, bottom, right, bottom, "axis"))
-    parts.append(_text((left + right) / 2, _LINE_HEIGHT - 6, x_label, "label", "middle"))
+    x_ticks = [(x_scale(tick), number_text(tick)) for tick in x_scale.ticks()]
+    parts += _axes(y_scale, number_text, left, right, x_ticks, x_label)
     for place, line in enumerate(lines):
         colour = f"c{place % NUM_COLOURS}"
         points = [(x_scale(x), y_scale(y)) for x, y in zip(line.xs, line.ys, strict=True)]
@@ -155,22 +148,14 @@ def size_chart(
     sizes = sorted({size for models in methods.values() for size, _ in models if size > 0})
     if len(sizes) < 2:
         return ""
-    left, right, bottom, top = 52.0, _WIDTH - 24, _LINE_HEIGHT - 40, 26.0
+    left, right, bottom, top = 52.0, _WIDTH - 24, _LINE_HEIGHT - _AXIS_HEIGHT, 26.0
     x_scale = _Scale.over([math.log10(size) for size in sizes], left + 12, right)
     ends = ends_of([dot for models in methods.values() for _, dot in models])
     y_scale = _Scale.over([*ends, reference], bottom, top)
     parts = [_text(4, 13, y_label, "label")]
-    for tick in y_scale.ticks():
-        y = y_scale(tick)
-        parts.append(_rule(left, y, right, y, "grid"))
-        parts.append(_text(left - 6, y + 4, percent_text(tick), "tick", "end"))
-    for size in sizes:
-        x = x_scale(math.log10(size))
-        parts.append(_rule(x, bottom, x, bottom + 4, "axis"))
-        parts.append(_text(x, bottom + 18, count_text(size), "tick", "middle"))
-    parts.append(_rule(left, bottom, right, bottom, "axis"))
+    x_ticks = [(x_scale(math.log10(size)), count_text(size)) for size in sizes]
+    parts += _axes(y_scale, percent_text, left, right, x_ticks, "parameters")
     parts.append(_rule(left, y_scale(reference), right, y_scale(reference), "reference"))
-    parts.append(_text((left + right) / 2, _LINE_HEIGHT - 6, "parameters", "label", "middle"))
     for place, models in enumerate(methods.values()):
         colour = f"c{place % NUM_COLOURS}"
         points = []
@@ -300,6 +285,27 @@ class _Scale:
         step = next(power * unit for unit in (1, 2, 5, 10) if power * unit >= 0.7 * rough)
         first = math.ceil(self.low / step)
         return [round(n * step, 12) for n in range(first, math.floor(self.high / step) + 1)]
+
+
+def _axes(
+    y_scale: _Scale,
+    y_format: Formatter,
+    left: float,
+    right: float,
+    x_ticks: Sequence[tuple[float, str]],
+    x_label: str,
+) -> list[str]:
+    """The grid with its numbers on the left, and the axis below with ticks at (x, text)."""
+    bottom, parts = _LINE_HEIGHT - _AXIS_HEIGHT, []
+    for tick in y_scale.ticks():
+        y = y_scale(tick)
+        parts.append(_rule(left, y, right, y, "grid"))
+        parts.append(_text(left - 6, y + 4, y_format(tick), "tick", "end"))
+    for x, text in x_ticks:
+        parts.append(_rule(x, bottom, x, bottom + 4, "axis"))
+        parts.append(_text(x, bottom + 18, text, "tick", "middle"))
+    parts.append(_rule(left, bottom, right, bottom, "axis"))
+    return [*parts, _text((left + right) / 2, _LINE_HEIGHT - 6, x_label, "label", "middle")]
 
 
 def _bottom_axis(scale: _Scale, y: float, label: str, format: Formatter) -> list[str]:
