@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, KeyValueCache, Packed
-from heedful.models.language_model import cast_weights, hidden_states, logits, token_logprobs
+from heedful.models.language_model import cast_weights, hidden_states
+from heedful.models.output_head import logits, output_head, token_logprobs
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gemma2", "gemma3"]
 LENGTHS = [7, 1, 12, 3, 12, 2, 5, 9, 1, 4]

@@ -13,7 +13,8 @@ from heedful.config import PretrainConfig
 from heedful.data.text import TextRows
 from heedful.errors import CheckpointError, TrainingError
 from heedful.models.attention import Packed
-from heedful.models.language_model import hidden_states, token_logprobs
+from heedful.models.language_model import hidden_states
+from heedful.models.output_head import token_logprobs
 from heedful.training.checkpoint import load_state
 from heedful.training.passes import accumulate_text, text_loss
 from heedful.training.step0_pretrain import train

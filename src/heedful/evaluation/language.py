@@ -9,7 +9,8 @@ import torch
 
 from heedful.data.template import beginning, encode_text
 from heedful.models.attention import Packed
-from heedful.models.language_model import hidden_states, token_logprobs
+from heedful.models.language_model import hidden_states
+from heedful.models.output_head import token_logprobs
 from heedful.rollout.engine import end_tokens, sample
 
 # Tokens of an answer at most: answers are single phrases.

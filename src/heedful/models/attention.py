@@ -75,19 +75,29 @@ class Bucket:
 
 
 class KeyValueCache:
-    """Preallocated keys and values of every layer: (layers, 2, rows, G, S, D)."""
+    """Preallocated keys (layers, rows, G, D, S) and values (layers, rows, G, S, D) of every layer.
+
+    Keys lie with their slots side by side, as the product of one query with all of them reads them.
+    """
 
     def __init__(self, config: Any, rows: int, slots: int, dtype: torch.dtype, device: Any = "cpu"):
         text_config = config.get_text_config()
         heads = text_config.num_attention_heads
         groups = getattr(text_config, "num_key_value_heads", None) or heads
         size = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
-        layers = text_config.num_hidden_layers
-        self.data = torch.zeros(layers, 2, rows, groups, slots, size, dtype=dtype, device=device)
+        shape = (text_config.num_hidden_layers, rows, groups)
+        self.keys = torch.zeros(*shape, size, slots, dtype=dtype, device=device)
+        self.values = torch.zeros(*shape, slots, size, dtype=dtype, device=device)
+
+    def write(self, layer: int, rows: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Puts k and v (T, G, D) of T tokens into their rows (T,) and slots (T,)."""
+        self.keys[layer, rows, :, :, slots] = k.to(self.keys.dtype)
+        self.values[layer, rows, :, slots] = v.to(self.values.dtype)
 
     def move_rows(self, source: Tensor, target: Tensor, used: int) -> None:
         """Copies the first ``used`` slots of rows ``source`` over rows ``target``."""
-        self.data[:, :, target, :, :used] = self.data[:, :, source, :, :used]
+        self.keys[:, target, ..., :used] = self.keys[:, source, ..., :used]
+        self.values[:, target, :, :used] = self.values[:, source, :, :used]
 
 
 class Packed:
@@ -180,9 +190,7 @@ class Packed:
             assert self.cache_rows is not None  # whoever gives a cache says where to write in it
             assert not any(self.prefix_lengths)  # rows of a cache do not share slots
             rows = self.cache_rows[self.row_of]  # (T,)
-            slots = self.position_ids[0]
-            self.cache.data[layer, 0, rows, :, slots] = k.to(self.cache.data.dtype)
-            self.cache.data[layer, 1, rows, :, slots] = v.to(self.cache.data.dtype)
+            self.cache.write(layer, rows, self.position_ids[0], k, v)
         if q.device.type == "cpu" and self.longest <= MAX_MATMUL_LENGTH and options.is_plain:
             return _BucketAttention.apply(q, k, v, self.buckets, options)
         out = torch.empty_like(q)
@@ -213,28 +221,23 @@ class Cached:
             hidden = slots > self.slots[:, None]
             if window is not None:
                 hidden |= slots <= self.slots[:, None] - window
-            bias = torch.zeros(hidden.shape, dtype=self.cache.data.dtype, device=hidden.device)
+            bias = torch.zeros(hidden.shape, dtype=self.cache.keys.dtype, device=hidden.device)
             self._biases[window] = bias.masked_fill_(hidden, float("-inf"))[:, None, None]
         return self._biases[window]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, options: _Options) -> Tensor:
         """(A, H, D) from q (A, H, D), k and v (A, G, D) of the new tokens."""
-        count, used = len(self.slots), self.used
-        self.cache.data[layer, 0, self.rows, :, self.slots] = k.to(self.cache.data.dtype)
-        self.cache.data[layer, 1, self.rows, :, self.slots] = v.to(self.cache.data.dtype)
-        keys = self.cache.data[layer, 0, :count, :, :used]
-        values = self.cache.data[layer, 1, :count, :, :used]
-        bias = self.bias(options.window)
-        if options.softcap is None:
-            return F.scaled_dot_product_attention(
-                q[:, :, None].to(keys.dtype),
-                keys,
-                values,
-                attn_mask=bias,
-                scale=options.scale,
-                enable_gqa=q.shape[1] != keys.shape[1],
-            )[:, :, 0].to(q.dtype)
-        return _softcap_attention(q[:, :, None], keys, values, bias, options)[:, :, 0]
+        self.cache.write(layer, self.rows, self.slots, k, v)
+        count, (groups, size) = len(self.slots), k.shape[1:]
+        keys = self.cache.keys[layer, :count, ..., : self.used]  # (A, G, D, used)
+        values = self.cache.values[layer, :count, :, : self.used]
+        # plain products: the fused kernels are made for many queries and take 2 to 4 times as long
+        queries = q.view(count, groups, -1, size).to(keys.dtype) * options.scale
+        scores = torch.matmul(queries, keys)  # (A, G, H / G, used)
+        if options.softcap is not None:
+            scores = options.softcap * torch.tanh(scores / options.softcap)
+        weights = torch.softmax(scores + self.bias(options.window), dim=-1)
+        return torch.matmul(weights, values).view(q.shape).to(q.dtype)
 
 
 @dataclass(frozen=True)

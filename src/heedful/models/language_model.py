@@ -1,15 +1,12 @@
-"""Any Hugging Face causal LM as it is: loading, hidden states of packed rows, log-probabilities.
+"""Any Hugging Face causal LM as it is: loading, hidden states of packed rows, dropout, dtypes.
 
-Shapes: T tokens of all sequences of a packed batch, D hidden size, V vocabulary, M chosen
-positions.
+Shapes: T tokens of all sequences of a packed batch, D hidden size.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, Packed
+from heedful.models.output_head import logits, output_head
 
 PAD_TOKEN = "<|pad|>"
-# Rows of logits that exist at one time, in (V-wide) cells: 16 MiB of fp32.
-LOGIT_CELLS = 4 * 2**20
 # Children of a layer whose outputs are added to the residual stream, by architecture; the last
 # linear module of OPT's MLP, which is no module of its own, and a branch beside the experts.
 ATTENTION_BLOCKS = ("self_attn", "attn", "attention")
@@ -60,7 +56,8 @@ def require_packing(model: PreTrainedModel, path: str) -> None:
         raise ModelError(f"{what}: it does not take its attention from transformers' interface")
     try:
         flat = torch.tensor([token for row in rows for token in row])
-        ours = logits(model, hidden_states(model, flat, Packed([len(row) for row in rows])))
+        hidden = hidden_states(model, flat, Packed([len(row) for row in rows]))
+        ours = logits(output_head(model), hidden)
         model.set_attn_implementation("eager")
         alone = [model(torch.tensor([row]), use_cache=False).logits[0] for row in rows]
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -213,125 +210,6 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, layout: Packed | Cache
         input_ids=tokens[None], position_ids=layout.position_ids, use_cache=False, layout=layout
     )
     return output.last_hidden_state[0]
-
-
-def token_logprobs(
-    model: PreTrainedModel, hidden: Tensor, targets: Tensor, temperature: float = 1.0
-) -> Tensor:
-    """(M,) fp32 log-probabilities of tokens (M,) under the heads' distribution at hidden (M, D).
-
-    The (M, V) logits never exist at once: chunks are computed, used and dropped, in the forward and
-    again in the backward pass.
-    """
-    head: Any = model.get_output_embeddings()
-    scale, softcap = logit_transform(model.config)
-    bias = getattr(head, "bias", None)
-    return _ChunkedLogprobs.apply(
-        hidden, head.weight, bias, targets, scale / temperature, softcap, temperature
-    )
-
-
-def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """(M, V) fp32 logits at hidden (M, D)."""
-    head: Any = model.get_output_embeddings()
-    scale, softcap = logit_transform(model.config)
-    return _logits(hidden, head.weight, getattr(head, "bias", None), scale, softcap, 1.0)
-
-
-def logit_transform(config: Any) -> tuple[float, float | None]:
-    """(scale, soft cap) that an architecture applies to its logits after the output embedding."""
-    text_config = config.get_text_config()
-    scale = float(getattr(text_config, "logit_scale", None) or 1.0)  # Cohere
-    scale /= float(getattr(text_config, "logits_scaling", None) or 1.0)  # Granite
-    softcap = getattr(text_config, "final_logit_softcapping", None)  # Gemma 2, 3
-    return scale, softcap
-
-
-def _logits(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    temperature: float,
-) -> Tensor:
-    """fp32 logits divided by the temperature (``scale`` already is, the soft cap is done here)."""
-    with _bf16_products(hidden.dtype):
-        z = F.linear(hidden.float(), weight.float())
-    if bias is not None:
-        z = z + bias.float()
-    if softcap is None:
-        return z if scale == 1.0 else z.mul_(scale)
-    return z.mul_(scale * temperature / softcap).tanh_().mul_(softcap / temperature)
-
-
-class _ChunkedLogprobs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, scale, softcap, temperature):
-        rows = max(1, LOGIT_CELLS // weight.shape[0])
-        count = hidden.shape[0]
-        logprobs = torch.empty(count, device=hidden.device)
-        normalizer = torch.empty(count, device=hidden.device)
-        for start in range(0, count, rows):
-            part = slice(start, start + rows)
-            z = _logits(hidden[part], weight, bias, scale, softcap, temperature)
-            normalizer[part] = torch.logsumexp(z, dim=-1)
-            logprobs[part] = z.gather(1, targets[part, None])[:, 0] - normalizer[part]
-        ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
-        ctx.settings = (rows, scale, softcap, temperature)
-        return logprobs
-
-    @staticmethod
-    def backward(ctx, grad):
-        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
-        rows, scale, softcap, temperature = ctx.settings
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, start + rows)
-            z = _logits(hidden[part], weight, bias, scale, softcap, temperature)
-            # d logprob[target] / dz = onehot - softmax
-            dz = torch.exp(z - normalizer[part, None]).mul_(-grad[part, None])
-            dz.scatter_add_(1, targets[part, None], grad[part, None])
-            if softcap is not None:
-                dz.mul_(1.0 - (z * (temperature / softcap)).square_())
-            dz.mul_(scale)
-            if grad_bias is not None:
-                grad_bias += dz.sum(0)
-            dz = dz.to(hidden.dtype)
-            grad_hidden[part] = dz @ weight
-            grad_weight += dz.t() @ hidden[part]
-        return (
-            grad_hidden,
-            grad_weight.to(weight.dtype),
-            None if bias is None or grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
-
-
-@contextlib.contextmanager
-def _bf16_products(dtype: torch.dtype) -> Iterator[None]:
-    """fp32 tensors that came from bf16 multiply through the bf16 units, summed and kept in fp32.
-
-    Nothing is lost in the inputs, and the logits keep the digits that bf16 output would round away.
-    """
-    if dtype != torch.bfloat16:
-        yield
-        return
-    mkldnn: Any = torch.backends.mkldnn  # matmul is missing in its type hints
-    backends = (mkldnn.matmul, torch.backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        backends[0].fp32_precision = "bf16"
-        backends[1].fp32_precision = "tf32"
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
 
 
 def set_residual_dropout(model: PreTrainedModel, p: float) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from heedful.models.attention import Cached, KeyValueCache, Packed
-from heedful.models.language_model import hidden_states, logits
+from heedful.models.language_model import hidden_states
+from heedful.models.output_head import Head, logits, output_head
 
 # Finished rows stay until they are this share of the batch: moving rows costs a copy of the cache.
 COMPACT_SHARE = 0.2
@@ -113,9 +114,10 @@ def sample(
     )
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     step = max(1, max_rows // n)
+    head = output_head(model)
     for start in range(0, len(order), step):
         chunk = order[start : start + step]
-        _sample_chunk(model, prompts, chunk, rollout, n, temperature, top_p, ends, generator)
+        _sample_chunk(model, head, prompts, chunk, rollout, n, temperature, top_p, ends, generator)
     longest = max(1, int(rollout.lengths.max()))
     return rollout._replace(
         tokens=rollout.tokens[:, :longest], logprobs=rollout.logprobs[:, :longest]
@@ -124,6 +126,7 @@ def sample(
 
 def _sample_chunk(
     model: Any,
+    head: Head,
     prompts: list[list[int]],
     chunk: Sequence[int],
     rollout: Rollout,
@@ -139,7 +142,7 @@ def _sample_chunk(
     eos = torch.tensor(ends, device=device)
     lengths = [len(prompts[i]) for i in chunk]
     cache = KeyValueCache(model.config, len(chunk) * n, max(lengths) + limit, model.dtype, device)
-    z = _prefill(model, [prompts[i] for i in chunk], cache, n)  # (A, V)
+    z = _prefill(model, head, [prompts[i] for i in chunk], cache, n)  # (A, V)
     slots = torch.tensor(lengths, device=device).repeat_interleave(n)  # (A,) slot of the next token
     target = (
         torch.tensor(chunk, device=device)[:, None] * n + torch.arange(n, device=device)
@@ -161,13 +164,15 @@ def _sample_chunk(
             tokens, slots, target = _compact(cache, alive, tokens, slots, target)
             alive = alive.new_ones(num_alive)
         layout = Cached(cache, slots)
-        z = logits(model, hidden_states(model, tokens, layout))
+        z = logits(head, hidden_states(model, tokens, layout))
         slots = slots + 1
 
 
-def _prefill(model: Any, prompts: list[list[int]], cache: KeyValueCache, n: int) -> Tensor:
+def _prefill(
+    model: Any, head: Head, prompts: list[list[int]], cache: KeyValueCache, n: int
+) -> Tensor:
     """(A, V) logits of the first token of every row, after filling the cache with the prompts."""
-    device = cache.data.device
+    device = cache.keys.device
     layout = Packed([len(prompt) for prompt in prompts], device)
     layout.cache = cache
     layout.cache_rows = torch.arange(len(prompts), device=device) * n
@@ -176,7 +181,7 @@ def _prefill(model: Any, prompts: list[list[int]], cache: KeyValueCache, n: int)
     longest = max(layout.lengths)
     for copy in range(1, n):
         cache.move_rows(layout.cache_rows, layout.cache_rows + copy, longest)
-    return logits(model, hidden[layout.starts[1:] - 1]).repeat_interleave(n, dim=0)
+    return logits(head, hidden[layout.starts[1:] - 1]).repeat_interleave(n, dim=0)
 
 
 def _compact(
@@ -207,10 +212,12 @@ def pick(
     normalizer = torch.logsumexp(z, dim=-1, keepdim=True)
     if temperature == 0:
         tokens = z.argmax(dim=-1)
-    elif top_p < 1.0:
-        tokens = _nucleus(torch.exp(z - normalizer), top_p, generator)
     else:
-        tokens = _inverse_cdf(torch.exp(z - normalizer), generator)
+        probabilities = torch.exp(z - normalizer)
+        if top_p < 1.0:
+            tokens = _nucleus(probabilities, top_p, generator)
+        else:
+            tokens = _inverse_cdf(probabilities, generator)
     return tokens, (z.gather(1, tokens[:, None]) - normalizer)[:, 0]
 
 

@@ -18,7 +18,8 @@ from heedful.data.text import TextRows
 from heedful.errors import DataError
 from heedful.losses.sft import sft_loss
 from heedful.models.attention import Packed
-from heedful.models.language_model import hidden_states, token_logprobs
+from heedful.models.language_model import hidden_states
+from heedful.models.output_head import token_logprobs
 from heedful.models.scalar_model import scalars
 from heedful.training.loop import Adam, Timer, learning_rate, microbatches, require_finite
 
@@ -120,12 +121,12 @@ def microbatches_by_prompt(
     return [[i for share in group for i in shares[share]] for group in groups]
 
 
-def response_logprobs(model: Any, batch: Sequences, temperature: float = 1.0) -> Tensor:
-    """(M,) log-probabilities of the response tokens."""
-    hidden = hidden_states(model, batch.tokens, batch.layout)
-    return token_logprobs(
-        model, hidden.index_select(0, batch.predictors), batch.targets, temperature
-    )
+def response_logprobs(
+    model: Any, batch: Sequences, temperature: float = 1.0, *, equal_weights: bool = False
+) -> Tensor:
+    """(M,) log-probabilities of the response tokens; ``equal_weights`` as ``token_logprobs``."""
+    hidden = hidden_states(model, batch.tokens, batch.layout).index_select(0, batch.predictors)
+    return token_logprobs(model, hidden, batch.targets, temperature, equal_weights=equal_weights)
 
 
 def final_scores(model: Any, batch: Sequences) -> Tensor:
@@ -203,7 +204,7 @@ def accumulate_text(
 def _text_loss_sum(model: Any, rows: Tensor) -> Tensor:
     layout = Packed([rows.shape[1] - 1] * len(rows), rows.device)
     hidden = hidden_states(model, rows[:, :-1].flatten(), layout)
-    logprobs = token_logprobs(model, hidden, rows[:, 1:].flatten())[None]
+    logprobs = token_logprobs(model, hidden, rows[:, 1:].flatten(), equal_weights=True)[None]
     return sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))[0]
 
 

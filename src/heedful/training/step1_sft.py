@@ -144,7 +144,7 @@ def _update(
         part = [batch[i] for i in group]
         sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
         timer.lap("data")
-        logprobs = response_logprobs(model, sequences)[None]
+        logprobs = response_logprobs(model, sequences, equal_weights=True)[None]
         loss_sum, _ = sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))
         loss = loss_sum / num_targets
         require_finite(loss, part, run_dir, where)

@@ -1,0 +1,217 @@
+"""The output head: logits, and log-probabilities of tokens without ever holding all logits.
+
+Shapes: M chosen positions, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+# Logits that exist at one time: 32 MiB of fp32.
+LOGIT_CELLS = 8 * 2**20
+
+
+class Transform(NamedTuple):
+    """What an architecture does to its logits after the output embedding, and the temperature."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+
+
+class Head(NamedTuple):
+    """The output head of a model, ready to be multiplied."""
+
+    weight: Tensor  # (V, D) fp32
+    bias: Tensor | None  # (V,) fp32
+    transform: Transform
+    dtype: torch.dtype  # of the model: what the products are made of
+
+
+def output_head(model: PreTrainedModel) -> Head:
+    """The head of a model as it is now; a copy in fp32 where the model computes in bf16."""
+    head: Any = model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    wide_bias = None if bias is None else bias.float()
+    return Head(head.weight.float(), wide_bias, logit_transform(model.config), head.weight.dtype)
+
+
+def logits(head: Head, hidden: Tensor) -> Tensor:
+    """(M, V) fp32 logits at hidden (M, D)."""
+    with products_of(head.dtype):
+        z = F.linear(hidden.float(), head.weight, head.bias)
+    scale, softcap, temperature = head.transform
+    if softcap is None:
+        return z if scale == temperature else z.mul_(scale / temperature)
+    return z.mul_(scale / softcap).tanh_().mul_(softcap / temperature)
+
+
+def logit_transform(config: Any, temperature: float = 1.0) -> Transform:
+    """The transform of an architecture's logits."""
+    text_config = config.get_text_config()
+    scale = float(getattr(text_config, "logit_scale", None) or 1.0)  # Cohere
+    scale /= float(getattr(text_config, "logits_scaling", None) or 1.0)  # Granite
+    softcap = getattr(text_config, "final_logit_softcapping", None)  # Gemma 2, 3
+    return Transform(scale, softcap, temperature)
+
+
+def token_logprobs(
+    model: PreTrainedModel,
+    hidden: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    *,
+    equal_weights: bool = False,
+) -> Tensor:
+    """(M,) fp32 log-probabilities of tokens (M,) under the heads' distribution at hidden (M, D).
+
+    The (M, V) logits never exist at once: chunks are computed, used and dropped, in the forward and
+    again in the backward pass. A caller whose loss weighs all of them alike (a sum or mean) says so
+    with ``equal_weights``: the gradient is then made in the forward pass, from the same logits,
+    and its backward pass raises ValueError where the weights differ after all.
+    """
+    head: Any = model.get_output_embeddings()
+    transform = logit_transform(model.config, temperature)
+    bias = getattr(head, "bias", None)
+    chunked = _SummedLogprobs if equal_weights and torch.is_grad_enabled() else _ChunkedLogprobs
+    return chunked.apply(hidden, head.weight, bias, targets, transform)
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """Logits are made twice: whatever weighs the log-probabilities is known only afterwards."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, transform):
+        head = _head(weight, bias, transform)
+        logprobs, normalizer = hidden.new_empty(2, len(hidden), dtype=torch.float32)
+        for part in _chunks(hidden, weight):
+            z = logits(head, hidden[part])
+            normalizer[part] = torch.logsumexp(z, dim=-1)
+            logprobs[part] = z.gather(1, targets[part, None])[:, 0] - normalizer[part]
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
+        ctx.transform = transform
+        return logprobs
+
+    @staticmethod
+    def backward(ctx, grad):
+        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
+        head = _head(weight, bias, ctx.transform)
+        grads = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
+        for part in _chunks(hidden, weight):
+            z = logits(head, hidden[part])
+            grads.add(part, z, normalizer[part], targets[part], grad[part, None], ctx.transform)
+        return *grads.times(1.0), None, None
+
+
+class _SummedLogprobs(torch.autograd.Function):
+    """Logits are made once: the gradient of the sum is ready before the backward pass."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, transform):
+        head = _head(weight, bias, transform)
+        grads = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
+        logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
+        one = logprobs.new_ones(1, 1)
+        for part in _chunks(hidden, weight):
+            z = logits(head, hidden[part])
+            normalizer = torch.logsumexp(z, dim=-1)
+            logprobs[part] = z.gather(1, targets[part, None])[:, 0] - normalizer
+            grads.add(part, z, normalizer, targets[part], one, transform)
+        ctx.grads = grads
+        return logprobs
+
+    @staticmethod
+    def backward(ctx, grad):
+        if not torch.equal(grad, grad[:1].expand_as(grad)):
+            raise ValueError("equal_weights was promised, but the log-probabilities' weights differ")
+        return *ctx.grads.times(float(grad[0])), None, None
+
+
+class _Gradients:
+    """The gradients of a head's inputs, summed over chunks in fp32."""
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]
+    ):
+        self.inputs = (hidden, weight)
+        self.hidden = torch.empty_like(hidden) if needed[0] else None
+        self.weight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
+        self.bias = None
+        if bias is not None and needed[2]:
+            self.bias = torch.zeros_like(bias, dtype=torch.float32)
+
+    def add(
+        self,
+        part: slice,
+        z: Tensor,
+        normalizer: Tensor,
+        targets: Tensor,
+        grad: Tensor,
+        transform: Transform,
+    ) -> None:
+        """Adds a chunk's, from logits (m, V), which are used up, and the weights grad (m or 1, 1).
+
+        d logprob[target] / dz = onehot - softmax
+        """
+        scale, softcap, temperature = transform
+        slope = None
+        if softcap is not None:  # of tanh
+            slope = (z * (temperature / softcap)).square_().neg_().add_(1.0)
+        dz = z.sub_(normalizer[:, None]).exp_().mul_(-grad)
+        dz.scatter_add_(1, targets[:, None], grad.expand(len(z), 1))
+        if slope is not None:
+            dz.mul_(slope)
+        if scale != temperature:
+            dz.mul_(scale / temperature)
+        if self.bias is not None:
+            self.bias += dz.sum(0)
+        hidden, weight = self.inputs
+        dz = dz.to(hidden.dtype)
+        if self.hidden is not None:
+            self.hidden[part] = dz @ weight
+        if self.weight is not None:
+            self.weight += dz.t() @ hidden[part]
+
+    def times(self, factor: float) -> tuple[Tensor | None, ...]:
+        """(hidden, weight, bias) gradients times a number, in the dtype of the inputs."""
+        dtype = self.inputs[0].dtype
+        grads = (self.hidden, self.weight, self.bias)
+        return tuple(None if g is None else (g * factor).to(dtype) for g in grads)
+
+
+def _head(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
+    return Head(weight.float(), None if bias is None else bias.float(), transform, weight.dtype)
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+    rows = max(1, LOGIT_CELLS // weight.shape[0])
+    for start in range(0, len(hidden), rows):
+        yield slice(start, start + rows)
+
+
+@contextlib.contextmanager
+def products_of(dtype: torch.dtype) -> Iterator[None]:
+    """fp32 tensors that came from bf16 multiply through the bf16 units, summed and kept in fp32.
+
+    Nothing is lost in the inputs, and the logits keep the digits that bf16 output would round away.
+    """
+    if dtype != torch.bfloat16:
+        yield
+        return
+    mkldnn: Any = torch.backends.mkldnn  # matmul is missing in its type hints
+    backends = (mkldnn.matmul, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        backends[0].fp32_precision = "bf16"
+        backends[1].fp32_precision = "tf32"
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
