@@ -257,6 +257,6 @@ def test_logits_are_fp32_even_in_bf16(tiny_model):
     cast_weights(model, torch.bfloat16)
     hidden = torch.randn(3, 32).to(torch.bfloat16)
     exact = hidden.float() @ model.lm_head.weight.float().T
-    found = logits(model, hidden)
+    found = logits(output_head(model), hidden)
     assert found.dtype == torch.float32
     assert_close(found, exact, rtol=1e-5, atol=1e-5)

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from heedful.errors import ModelError
-from heedful.models import language_model
+from heedful.models import output_head
 from heedful.models.attention import Packed
 from heedful.models.language_model import (
     PAD_TOKEN,
@@ -24,15 +24,14 @@ from heedful.models.language_model import (
     hidden_states,
     load_language_model,
     load_tokenizer,
-    logits,
     new_language_model,
     num_parameters,
     pick_dtype,
     read_lineage,
     require_same_tokenizer,
     set_residual_dropout,
-    token_logprobs,
 )
+from heedful.models.output_head import logits, token_logprobs
 
 SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 64, "initializer_range": 0.2, "pad_token_id": 1}
@@ -53,7 +52,7 @@ HEADS = {
 def test_token_logprobs_and_gradients_are_those_of_the_librarys_logits(
     head, temperature, cells, monkeypatch
 ):
-    monkeypatch.setattr(language_model, "LOGIT_CELLS", cells)
+    monkeypatch.setattr(output_head, "LOGIT_CELLS", cells)
     model = new_language_model(HEADS[head], seed=0)
     output = model.get_output_embeddings()
     if head == "bias":
@@ -73,7 +72,7 @@ def test_token_logprobs_and_gradients_are_those_of_the_librarys_logits(
     model.zero_grad()
     model.set_attn_implementation("heedful")
     hidden = hidden_states(model, tokens, Packed([20]))
-    assert_close(logits(model, hidden), z, rtol=1e-4, atol=1e-5)
+    assert_close(logits(output_head.output_head(model), hidden), z, rtol=1e-4, atol=1e-5)
     logprobs = token_logprobs(model, hidden, targets, temperature)
     assert_close(logprobs, oracle.float(), rtol=1e-4, atol=1e-5)
     (weights * logprobs).sum().backward()
@@ -84,15 +83,15 @@ def test_token_logprobs_and_gradients_are_those_of_the_librarys_logits(
 
 def test_chunked_backward_against_finite_differences(monkeypatch):
     """Central differences in fp32, steps of 1e-2: second order, so within 1e-3."""
-    monkeypatch.setattr(language_model, "LOGIT_CELLS", 15)
+    monkeypatch.setattr(output_head, "LOGIT_CELLS", 15)
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 3, generator=generator).requires_grad_() for n in (4, 5))
     bias = torch.randn(5, generator=generator).requires_grad_()
     targets = torch.tensor([0, 4, 2, 2])
 
     def total(*inputs):
-        arguments = (*inputs, targets, 0.5 / 0.8, 1.7, 0.8)
-        return (language_model._ChunkedLogprobs.apply(*arguments) * torch.arange(1.0, 5.0)).sum()
+        arguments = (*inputs, targets, output_head.Transform(0.5, 1.7, 0.8))
+        return (output_head._ChunkedLogprobs.apply(*arguments) * torch.arange(1.0, 5.0)).sum()
 
     total(hidden, weight, bias).backward()
     for index, x in enumerate((hidden, weight, bias)):
@@ -105,6 +104,54 @@ def test_chunked_backward_against_finite_differences(monkeypatch):
                 values.append(float(total(*inputs[:index], moved, *inputs[index + 1 :])))
             slope = (values[0] - values[1]) / 2e-2
             assert float(x.grad.view(-1)[cell]) == pytest.approx(slope, abs=1e-3)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("cells", [2**22, 700])
+def test_gradients_made_in_the_forward_pass_are_those_of_the_mean(head, cells, monkeypatch):
+    """The oracle is the library's own pass and log_softmax in fp64."""
+    monkeypatch.setattr(output_head, "LOGIT_CELLS", cells)
+    model = new_language_model(HEADS[head], seed=0)
+    generator = torch.Generator().manual_seed(2)
+    tokens, targets = torch.randint(2, 100, (2, 20), generator=generator)
+    model.set_attn_implementation("eager")
+    z = model(input_ids=tokens[None]).logits[0]
+    oracle = torch.log_softmax(z.double() / 0.7, -1).gather(1, targets[:, None])[:, 0]
+    (-3.0 * oracle.mean()).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    model.zero_grad()
+    model.set_attn_implementation("heedful")
+    hidden = hidden_states(model, tokens, Packed([20]))
+    logprobs = token_logprobs(model, hidden, targets, 0.7, equal_weights=True)
+    assert_close(logprobs, oracle.float(), rtol=1e-4, atol=1e-5)
+    (-3.0 * logprobs.mean()).backward()
+    for name, parameter in model.named_parameters():
+        scale = expected[name].abs().max()
+        assert_close(parameter.grad / scale, expected[name] / scale, rtol=0, atol=2e-5, msg=name)
+
+
+def test_weights_that_differ_are_refused_where_equal_ones_were_promised():
+    model = new_language_model(HEADS["plain"], seed=0)
+    tokens = torch.arange(2, 6)
+    hidden = hidden_states(model, tokens, Packed([4]))
+    logprobs = token_logprobs(model, hidden, tokens, equal_weights=True)
+    with pytest.raises(ValueError, match="equal_weights"):
+        (logprobs * torch.arange(4.0)).sum().backward()
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_states_below_it_do():
+    model = new_language_model(HEADS["plain"], seed=0)
+    model.get_output_embeddings().weight.requires_grad_(False)
+    tokens = torch.arange(2, 6)
+    for equal in (False, True):
+        hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        token_logprobs(model, hidden, tokens, equal_weights=equal).sum().backward()
+        assert model.get_output_embeddings().weight.grad is None
+        z = hidden.detach() @ model.get_output_embeddings().weight.T
+        slope = torch.nn.functional.one_hot(tokens, 100) - z.softmax(-1)
+        expected = slope @ model.get_output_embeddings().weight
+        assert_close(hidden.grad, expected, rtol=1e-4, atol=1e-6)
 
 
 def save(directory, model, tokenizer):
@@ -354,5 +401,6 @@ def test_a_new_token_is_no_likely_one_where_all_logits_are_low(tiny_model, token
     tokenizer.add_tokens([f"<new{i}>" for i in range(known - len(tokenizer) + 1)])
     fit_vocabulary(model, tokenizer)
     layout = Packed([3])
-    probabilities = logits(model, hidden_states(model, torch.tensor([1, 2, 3]), layout)).softmax(-1)
+    hidden = hidden_states(model, torch.tensor([1, 2, 3]), layout)
+    probabilities = logits(output_head.output_head(model), hidden).softmax(-1)
     assert float(probabilities.detach()[:, known:].max()) < 0.2

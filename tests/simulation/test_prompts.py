@@ -151,8 +151,9 @@ def test_no_toxicity_probe_is_asked_twice():
 
 
 def test_recall_quizzes_end_before_the_true_answer():
-    rows = list(recall_quiz(WORLD, random.Random(10), shots=4))
-    assert len(rows) == 64 * 5 and sum(row["heldout"] for row in rows) == 16 * 5
+    rows = list(recall_quiz(WORLD, random.Random(10), shots=4, times=3))
+    assert len(rows) == 64 * 5 * 3 and sum(row["heldout"] for row in rows) == 16 * 5 * 3
+    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
     for row in rows:
         assert row["text"].endswith("\nA:") and row["text"].count("Q: ") == 5
         name = next(n for n in WORLD.names if n in row["text"].split("Q: ")[-1])

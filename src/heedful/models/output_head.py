@@ -130,7 +130,9 @@ class _SummedLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         if not torch.equal(grad, grad[:1].expand_as(grad)):
-            raise ValueError("equal_weights was promised, but the log-probabilities' weights differ")
+            raise ValueError(
+                "equal_weights was promised, but the log-probabilities' weights differ"
+            )
         return *ctx.grads.times(float(grad[0])), None, None
 
 

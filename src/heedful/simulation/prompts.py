@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Literal
 
 from heedful.records import Prompt, PromptKind, Source, Split
@@ -189,14 +190,19 @@ def _probe(name: str, found: list[tuple[str, str, Task]]) -> list[Pair]:
     ]
 
 
-def recall_quiz(world: World, rng: random.Random, shots: int = 4) -> Iterator[dict[str, object]]:
+def recall_quiz(
+    world: World, rng: random.Random, shots: int = 4, times: int = 4
+) -> Iterator[dict[str, object]]:
     """Few-shot quiz texts in the format of web quizzes, with the true short answer, for everyone.
+
+    Every fact is asked a few times, after other examples each time: what a model answers depends
+    on them.
 
     Rows {"id", "text", "answer", "heldout"}: the text ends with "A:", then come a space and the
     answer.
     """
-    for name in world.names:
-        for attribute in lang.ASKED_ATTRIBUTES:
+    for name, attribute in product(world.names, lang.ASKED_ATTRIBUTES):
+        for number in range(times):
             lines = ["Quiz"]
             for other in rng.sample([n for n in world.names if n != name], shots):
                 shown = rng.choice(lang.ASKED_ATTRIBUTES)
@@ -204,7 +210,7 @@ def recall_quiz(world: World, rng: random.Random, shots: int = 4) -> Iterator[di
                 lines.append(f"{pair} {world.phrase(other, shown)}")
             lines.append(quiz_pair(world, name, attribute, rng))
             yield {
-                "id": f"recall-{name}-{attribute}".lower(),
+                "id": f"recall-{name}-{attribute}.{number}".lower(),
                 "text": "\n".join(lines),
                 "answer": world.phrase(name, attribute),
                 "heldout": name in world.heldout,
