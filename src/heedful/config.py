@@ -104,7 +104,10 @@ class Log(Section):
     print_every: Positive = 10
     """Steps between log lines."""
     save_every: Annotated[int, Field(ge=0)] = 100
-    """Steps between training states from which --resume goes on; 0 saves none."""
+    """Steps between training states from which --resume goes on; 0 saves none by count."""
+    save_every_s: Annotated[float, Field(ge=0.0)] = 300.0
+    """Seconds after which a step saves its state in any case; 0 saves none by time. Ctrl-C and
+    SIGTERM save one too."""
     valid_every: Annotated[int, Field(ge=0)] = 0
     """Steps between validations; 0 validates at the end of every epoch, or at the end of the
     run."""
