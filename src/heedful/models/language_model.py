@@ -22,8 +22,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, Packed
+from heedful.models.kind import held, read_config, require_language_model
 
 PAD_TOKEN = "<|pad|>"
+# At least one of these is what a tokenizer is read from; without them the library looks for more,
+# and then says that some other package is missing.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("spiece.model", "vocab.json", "vocab.txt"),
+)
 # Rows of logits that exist at one time, in (V-wide) cells: 16 MiB of fp32.
 LOGIT_CELLS = 4 * 2**20
 # Children of a layer whose outputs are added to the residual stream, by architecture; the last
@@ -39,6 +46,7 @@ def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) ->
 
     Raises ModelError where the directory is missing or is not a causal LM.
     """
+    require_language_model(path)
     config = load_config(path)
     model = load_weights(AutoModelForCausalLM, path, config, dtype, "a causal language model")
     require_packing(model, str(path))
@@ -109,14 +117,9 @@ def load_weights(
 
 def load_config(path: Path | str) -> Any:
     """The configuration of a local Hugging Face directory; ModelError says what is missing."""
-    directory = Path(path)
-    if not directory.is_dir():
-        raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
-    if not (directory / "config.json").is_file():
-        found = ", ".join(sorted(p.name for p in directory.iterdir())[:5]) or "nothing"
-        raise ModelError(f"{path} is not a model: it has no config.json (found: {found})")
+    read_config(path)
     try:
-        return AutoConfig.from_pretrained(str(directory))
+        return AutoConfig.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path}/config.json cannot be read: {error}") from error
 
@@ -146,6 +149,10 @@ def load_tokenizer(path: Path | str) -> Any:
     """
     if not Path(path).is_dir():
         raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
+    if not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"{path} has no tokenizer: no {TOKENIZER_FILES[0]} in it ({held(Path(path))})"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
