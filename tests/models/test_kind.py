@@ -73,11 +73,11 @@ def test_what_is_no_model_says_what_is_there(tmp_path, require):
         (tmp_path / name).touch()
     with pytest.raises(ModelError, match=r"\(it holds a.txt, b.txt, c, d, e and 2 more\)"):
         require(tmp_path)
-    with pytest.raises(ModelError, match="a.txt is not a directory: give"):
+    with pytest.raises(ModelError, match=r"a\.txt is not a directory: give"):
         require(tmp_path / "a.txt")
     for text in ("{broken", "[]"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ModelError, match="config.json cannot be read"):
+        with pytest.raises(ModelError, match=r"config\.json cannot be read"):
             require(tmp_path)
 
 
