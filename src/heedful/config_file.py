@@ -269,7 +269,7 @@ def _example(key: str, field: FieldInfo) -> str:
         needed = [(key, inner) for key, inner in _leaves(group) if inner.is_required()]
         table = "{ " + ", ".join(f"{key} = {_example(key, inner)}" for key, inner in needed) + " }"
         return table if _is_group(field.annotation) else f"[{table}]"
-    if field.annotation in (int, float):
+    if field.annotation is int or field.annotation is float:
         return "NUMBER"
     if typing.get_origin(field.annotation) is dict:
         return '{ NAME = "TEXT" }'

@@ -17,6 +17,12 @@ from heedful.errors import ModelError
 # head of their own and are left to the check of their weights.
 LANGUAGE_HEADS = ("CausalLM", "LMHead", "ConditionalGeneration", "DoubleHeads")
 SCALAR_HEAD = "ForSequenceClassification"
+# At least one of these is what a tokenizer is read from; without them the library looks for more,
+# and then says that some other package is missing.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("spiece.model", "vocab.json", "vocab.txt"),
+)
 # Files of a directory that a message lists.
 MAX_LISTED = 5
 
@@ -83,6 +89,17 @@ def require_scalar_model(path: Path | str) -> None:
     if num_labels != 1:
         raise ModelError(
             f"{path} is not a reward model: {names[0]} with {num_labels} labels; {mend}"
+        )
+
+
+def require_tokenizer(path: Path | str) -> None:
+    """Raises ModelError where a directory holds nothing that a tokenizer is read from."""
+    directory = Path(path)
+    if not directory.is_dir():
+        raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"{path} has no tokenizer: no {TOKENIZER_FILES[0]} in it ({held(directory)})"
         )
 
 

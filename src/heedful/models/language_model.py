@@ -22,15 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, Packed
-from heedful.models.kind import held, read_config, require_language_model
+from heedful.models.kind import read_config, require_language_model, require_tokenizer
 
 PAD_TOKEN = "<|pad|>"
-# At least one of these is what a tokenizer is read from; without them the library looks for more,
-# and then says that some other package is missing.
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("spiece.model", "vocab.json", "vocab.txt"),
-)
 # Rows of logits that exist at one time, in (V-wide) cells: 16 MiB of fp32.
 LOGIT_CELLS = 4 * 2**20
 # Children of a layer whose outputs are added to the residual stream, by architecture; the last
@@ -147,12 +141,7 @@ def load_tokenizer(path: Path | str) -> Any:
     A missing pad token, or one that equals EOS, is replaced by a new token (never by EOS: a masked
     EOS would mean a model that never learns to stop). ``fit_vocabulary`` makes room for it.
     """
-    if not Path(path).is_dir():
-        raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
-    if not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(
-            f"{path} has no tokenizer: no {TOKENIZER_FILES[0]} in it ({held(Path(path))})"
-        )
+    require_tokenizer(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
