@@ -14,10 +14,10 @@ Fields = Mapping[str, Any]
 
 # Every field that is read, and what others call some of them.
 FIELDS = frozenset({
-    "id", "prompt_id", "text", "prompt", "response", "completions", "ranks", "ratings", "responses",
-    "ranking", "models", "chosen", "rejected", "instruction", "input", "output", "messages", "source",
-    "kind", "user", "user_id", "use_case", "use", "split", "language", "labeler", "cohort", "model",
-    "finished", "overall",
+    "id", "prompt_id", "text", "prompt", "response", "completions", "ranks", "ratings",
+    "responses", "ranking", "models", "chosen", "rejected", "instruction", "input", "output",
+    "messages", "source", "kind", "user", "user_id", "use_case", "use", "split", "language",
+    "labeler", "cohort", "model", "finished", "overall",
 })  # fmt: skip
 SYNONYMS = {
     "question": "prompt",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from heedful.data.bad_rows import BadRows, Row, RowProblem, shown
 from heedful.data.dialogues import (
@@ -75,18 +75,26 @@ def read_prompts(
     return _read(source, "prompts", lambda row: _prompt(row, valid_share), bad)
 
 
-def read_prompts_with_splits(
-    source: Source, *, bad: BadRows | None = None
-) -> Iterator[tuple[Prompt, Split | None]]:
-    """The prompts as ``read_prompts`` gives them, each with the split that its row names, or None.
+class GivenPrompt(NamedTuple):
+    """A prompt, the split that its row names (or None), and where the row stands."""
 
-    A prompt whose row names none has the split "train", for whoever splits such prompts later.
+    prompt: Prompt
+    split: Split | None
+    file: str
+    line: int
+
+
+def read_given_prompts(source: Source, *, bad: BadRows | None = None) -> Iterator[GivenPrompt]:
+    """The prompts as ``read_prompts`` gives them, each with what else is known of its row.
+
+    A prompt whose row names no split has the split "train", for whoever splits such prompts later.
     """
-
-    def parse(row: Fields) -> tuple[Prompt, Split | None]:
-        return _prompt(row, valid_share=0.0), _named_split(row)
-
-    return _read(source, "prompts", parse, bad)
+    bad = bad if bad is not None else BadRows(skip_with=None)
+    for row in read_rows(find_files(source, ROW_SUFFIXES, "prompts"), bad):
+        parsed = _parsed(row, lambda fields: (_prompt(fields, 0.0), _named_split(fields)), bad)
+        if parsed is not None:
+            yield GivenPrompt(*parsed, row.file, row.line)
+    bad.raise_pending()
 
 
 def read_demonstrations(

@@ -24,6 +24,7 @@ Source = str | Path | Sequence[str | Path]
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TEXT_SUFFIXES = (".txt",)
 # Beside the data in a directory, but not data.
+DROPPED_SUFFIX = ".dropped.jsonl"
 NOT_DATA = ("manifest.json", "bad_rows.jsonl")
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 HUB = "hf:"
@@ -77,6 +78,7 @@ def _files_in(directory: Path, suffixes: Sequence[str], kind: str | None) -> lis
         if file.is_file()
         and _suffix(file).endswith(tuple(suffixes))
         and file.name not in NOT_DATA
+        and not file.name.endswith(DROPPED_SUFFIX)
         and not file.name.startswith((".", "_"))
     )
     if not files:
