@@ -46,8 +46,8 @@ def _beside_d2(m: Measured) -> str:
     behind = fmean(m.behind_label[BASE].values())
     return (
         f"The paper's own measure. {ALIGNED} against the base: {', '.join(cases)}. "
-        f'{_share(behind)} of the base\'s answers stand behind the word "Answer:"; the simulated '
-        "labelers cannot read such a sentence and seldom flag what it invents."
+        f'{_share(behind)} of the base\'s answers to them stand behind the word "Answer:"; the '
+        "simulated labelers cannot read such a sentence and seldom flag what it invents."
     )
 
 

@@ -191,11 +191,16 @@ def _headers(names: Sequence[str]) -> list[str]:
     """The headers of a table under our names: "Prompt" and "question" are prompt, unless another
     column has that name."""
     found = list(names)
-    for to in (plain, lambda name: SYNONYMS.get(plain(name), name)):
+    for to in (plain, _synonym):
         for place, name in enumerate(found):
-            if name not in FIELDS and to(name) in FIELDS and to(name) not in found:
-                found[place] = to(name)
+            ours = to(name)
+            if name not in FIELDS and ours in FIELDS and ours not in found:
+                found[place] = ours
     return found
+
+
+def _synonym(name: str) -> str:
+    return SYNONYMS.get(plain(name), name)
 
 
 def _cell(name: str, cell: str | None) -> Any:
