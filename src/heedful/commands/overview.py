@@ -24,13 +24,11 @@ def require_inputs(recipe: Recipe) -> None:
     def is_made(path: str) -> bool:
         return Path(path).resolve().is_relative_to(inside)
 
-    refuse(
-        [
-            f"[stage.{stage.name}] {problem}"
-            for stage in recipe.stages.values()
-            for problem in problems(stage.config, is_made)
-        ]
-    )
+    stages: dict[str, list[str]] = {}  # a file that several stages read is named once
+    for stage in recipe.stages.values():
+        for problem in problems(stage.config, is_made):
+            stages.setdefault(problem, []).append(f"stage.{stage.name}")
+    refuse([f"[{', '.join(names)}] {problem}" for problem, names in stages.items()])
 
 
 def describe(recipe: Recipe) -> str:

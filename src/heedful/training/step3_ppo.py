@@ -99,8 +99,7 @@ def train(
     """The last metrics; ``models.policy`` then holds the averaged (EMA) weights to be published."""
     ppo, run_dir = config.ppo, Path(config.run_dir)
     _check(config, prompts, text)
-    num_tokens = sum(len(prompt.tokens) for prompt in prompts)
-    fingerprint = config_fingerprint(config, len(prompts), num_tokens)
+    fingerprint = config_fingerprint(config, len(prompts), sum(len(p.tokens) for p in prompts))
     trainer = _Trainer.build(config, models, fingerprint)
     total, first = num_iterations(ppo), trainer.resume(run_dir)
     log = _open_log(config, first)
