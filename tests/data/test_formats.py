@@ -373,6 +373,9 @@ def test_broken_json_names_the_line(tmp_path: Path) -> None:
     write(path, '{"text" "b"}\n')
     with pytest.raises(DataError, match=r"line 1: found text that is not JSON .* at column 9"):
         list(read_prompts(path))
+    write(path, '{"text": "b\n')
+    with pytest.raises(DataError, match=r"line 1: found a line that ends inside .* at column 10;"):
+        list(read_prompts(path))
     path = write(tmp_path / "p.jsonl", {"text": "a"}, '{"text": "b"\n', {"text": "c"})
     with pytest.raises(DataError, match=r"p\.json, line 2: not JSON"):
         list(read_prompts(write(tmp_path / "p.json", '[{"text": "a"},\n{"text"]\n')))

@@ -151,6 +151,9 @@ def _what_is_wrong(error: json.JSONDecodeError) -> tuple[str, str]:
     if error.pos >= len(error.doc):
         found = f"a line that ends too early, at column {error.colno} ({error.msg})"
         return found, 'Close what is open: a ", ] or } is missing, or the line was cut in two.'
+    if error.msg.startswith("Unterminated string"):
+        found = f"a line that ends inside the text that begins at column {error.colno}"
+        return found, 'Close it with ", or write the line again: it may have been cut in two.'
     found = f"text that is not JSON ({error.msg} at column {error.colno})"
     return found, "Write one whole JSON object on the line."
 
