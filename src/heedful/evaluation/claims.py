@@ -1,8 +1,8 @@
 """Checks made after the paper's claims, each decided by a rule and never by hand.
 
-Every function takes what was measured and returns a ``Claim``. The rules are fixed here and not
-moved after a run: a claim that something is higher holds when the whole 95 % interval is above the
-bar; a bound that could not be measured (NaN) never makes a claim hold. ``paper`` is what the paper
+Every function takes what was measured and returns a ``Claim``. The rules are fixed here, the same
+for every run: a claim that something is higher holds when the whole 95 % interval is above the bar;
+a bound that could not be measured (NaN) never makes a claim hold. ``paper`` is what the paper
 printed for it, as text (175B models unless said), for the reader to compare; it is not used.
 """
 
