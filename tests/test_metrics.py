@@ -91,7 +91,7 @@ def test_a_line_is_printed_now_and_then_and_at_the_end(tmp_path, capsys):
         log.log(step, {"loss": 0.12345678, "lr": 1e-6}, of=7)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 1/7", "step 5/7", "step 7/7"]
-    assert lines[0] == "step 1/7  loss 0.123  lr 1.0e-06"
+    assert lines[0] == "step 1/7  loss 0.123  lr 1.00e-06"
 
 
 def test_the_line_of_an_iteration_shows_what_matters_in_one_line(tmp_path, capsys, monkeypatch):

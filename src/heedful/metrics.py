@@ -186,7 +186,7 @@ def _short(value: float) -> str:
     """Three digits, whole numbers in full."""
     number = float(value)
     if number != 0 and abs(number) < 1e-3:
-        return f"{number:.1e}"
+        return f"{number:.2e}"
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 

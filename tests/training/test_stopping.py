@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -101,6 +103,16 @@ def test_before_a_step_is_at_work_a_signal_ends_the_run(number):
     with stoppable(), pytest.raises(Stopped) as stopped:
         send(number)
     assert stopped.value.number == number
+
+
+def test_while_modules_are_imported_a_signal_ends_the_process():
+    """Raised there, an exception would pass through C++ that cannot bear it."""
+    lines = ["import os", "from heedful.training.stopping import importing, stoppable"]
+    lines += ["with stoppable(), importing():", "    os.kill(os.getpid(), 15)", "    print('on')"]
+    code = "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "stopped before anything had begun\n"
 
 
 def test_handlers_are_given_back_and_ignored_signals_stay_ignored():

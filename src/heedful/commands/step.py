@@ -17,7 +17,7 @@ from heedful.commands.lines import last_line, progress_lines
 from heedful.commands.table import COMMANDS, TRAINING
 from heedful.config import changed_settings, dump_toml, load_config
 from heedful.errors import ConfigError, DataError
-from heedful.training.stopping import Stopped, stoppable
+from heedful.training.stopping import Stopped, importing, stoppable
 
 # What a command has left in its run_dir when it has ended; the others are quick, or only measure.
 RESULTS = {
@@ -64,7 +64,8 @@ def _run(options: argparse.Namespace, config: Any) -> None:
 
     require_inputs(config)
     name, run_dir = options.command, Path(config.run_dir)
-    module = importlib.import_module(f"heedful.commands.{COMMANDS[name].module}")
+    with importing():
+        module = importlib.import_module(f"heedful.commands.{COMMANDS[name].module}")
     function: Callable[..., None] = getattr(module, COMMANDS[name].function)
 
     def run() -> None:

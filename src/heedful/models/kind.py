@@ -78,7 +78,7 @@ def require_scalar_model(path: Path | str) -> None:
     """Raises ModelError where a directory does not hold a reward model, saying what it holds."""
     config = read_config(path)
     names = classes_of(config)
-    mend = f"needed is one label on a ...{SCALAR_HEAD}: give the model that heed reward made"
+    mend = f"needed is a ...{SCALAR_HEAD} with one label: give the model that heed reward made"
     if not any(SCALAR_HEAD in name for name in names):
         what = ", ".join(names) or "no class"
         is_language = any(_has(name, LANGUAGE_HEADS) for name in names)

@@ -28,12 +28,13 @@ class Stopped(KeyboardInterrupt):
 class _Request:
     """What the handler of the signals and the step at work say to each other."""
 
+    is_importing = False
     is_step_at_work = False
     is_last_update_done = False
     number: int | None = None  # the signal that asked the step to end
 
     def reset(self) -> None:
-        self.is_step_at_work = self.is_last_update_done = False
+        self.is_importing = self.is_step_at_work = self.is_last_update_done = False
         self.number = None
 
 
@@ -63,7 +64,23 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Until the end, a signal ends the process itself: nothing has begun that could be cut short.
+
+    An exception in the middle of an import of torch ends in a crash of its C++ parts.
+    """
+    _request.is_importing = True
+    try:
+        yield
+    finally:
+        _request.is_importing = False
+
+
 def _ask(number: int, _frame: FrameType | None) -> None:
+    if _request.is_importing:
+        os.write(2, b"stopped before anything had begun\n")
+        os._exit(128 + number)
     if not _request.is_step_at_work or _request.number is not None:
         raise Stopped("", number)
     _request.number = number
