@@ -245,6 +245,11 @@ def test_a_command_that_saves_nothing_on_the_way_begins_anew(tmp_path, model, he
         patch.setattr("heedful.commands.train.file_progress", signals_at(1, signal.SIGTERM))
         code, said = heed(*sampling(tmp_path, model))
     assert (code, said) == (143, "stopped; the same command begins anew\n")
+    assert heed(*sampling(tmp_path, model))[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("heedful.commands.train.file_progress", signals_at(1, signal.SIGTERM))
+        said = heed(*sampling(tmp_path, model), "--restart")[1]
+    assert said == "stopped; --restart begins anew (completions.jsonl is of an earlier run)\n"
 
 
 def test_the_last_line_says_what_was_written_where_and_in_what_time(tmp_path, model, heed):

@@ -107,9 +107,14 @@ def _kept(command: str, run_dir: Path) -> str:
             f"stopped at once; the training state after step {step} is kept: run again with "
             "--resume to go on from there"
         )
+    result = RESULTS.get(command)
+    is_older = result is not None and (run_dir / result).exists()
+    again = "the same command begins anew"
+    if is_older:
+        again = f"--restart begins anew ({result} is of an earlier run)"
     if command in TRAINING:
-        return "stopped; no training state was saved yet: the same command begins anew"
-    return "stopped; the same command begins anew"
+        return f"stopped; no training state was saved yet: {again}"
+    return f"stopped; {again}"
 
 
 def _is_finished(command: str, config: Any, resume: bool) -> bool:
