@@ -197,9 +197,8 @@ def test_inputs_from_outside_are_looked_at_before_anything_runs(tmp_path, heed, 
 
 def test_a_pipe_is_told_when_a_stage_starts_and_ends(recipe: Path, heed):
     said = heed(recipe)[1]
-    parts = ["first started", "first done in 0s", "second started", "second done in 0s"]
-    places = [re.search(part.replace("0s", r"\d+s"), said).start() for part in parts]
-    assert places == sorted(places)
+    stages = r"first started .*first done in \d+s .*second started .*second done in \d+s"
+    assert re.search(stages, said)
 
 
 def test_a_failing_stage_shows_the_end_of_its_log(tmp_path, heed):
