@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +72,19 @@ def sft(tmp_path: Path, model: Path, demonstrations: Path | str, *more: str) -> 
     ]
 
 
+def sampling(tmp_path: Path, model: Path) -> list[str]:
+    """The words of a tiny run of heed sample."""
+    prompts = write_jsonl(tmp_path / "p.jsonl", {"text": "w2 w3", "split": "train"})
+    return [
+        "sample",
+        f"--run_dir={tmp_path / 'run'}",
+        f'--prompts=["{prompts}"]',
+        f'--models=[{{ name = "a", path = "{model}" }}]',
+        "--compute.dtype=float32",
+        "--sampling.max_new_tokens=4",
+    ]
+
+
 # Exit codes and help
 
 
@@ -137,7 +149,7 @@ def test_broken_toml_is_named_with_its_line(tmp_path, heed):
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path, heed):
     code, said = heed(*sft(tmp_path, tmp_path, "d.jsonl", "--optim.batchsize=3"))
     assert code == 2
-    assert "unknown key 'optim.batchsize': did you mean 'batch_size'?" in said
+    assert "unknown key 'optim.batchsize': did you mean 'optim.batch_size'?" in said
 
 
 def test_a_setting_out_of_range_says_what_it_may_be(tmp_path, heed):
@@ -147,6 +159,12 @@ def test_a_setting_out_of_range_says_what_it_may_be(tmp_path, heed):
     assert "less than 1" in said
 
 
+def test_what_is_missing_is_named_with_what_to_write(tmp_path, heed):
+    code, said = heed("sft", "--run_dir=a", "--base=b", "--optim.batch_size=2")
+    assert code == 2
+    assert "missing key 'optim.lr' (Peak learning rate): write --optim.lr=NUMBER" in said
+
+
 @pytest.mark.parametrize("word", ["--epochs", "-x", "two.toml"])
 def test_an_argument_that_is_no_setting(word: str, tmp_path, heed):
     code, said = heed("sft", "one.toml", word)
@@ -154,10 +172,27 @@ def test_an_argument_that_is_no_setting(word: str, tmp_path, heed):
     assert f"unexpected argument '{word}'" in said
 
 
-def test_a_setting_with_spaces_is_not_taken_for_the_file(tmp_path, heed):
-    models = '--models=[{ name = "a", path = "b" }]'
-    code, said = heed("sample", models, "--prompts=[]", f"--run_dir={tmp_path}", "--dry-run")
+def test_a_setting_with_spaces_is_not_taken_for_the_file(tmp_path, tiny_model, tokenizer, heed):
+    model = publish(tmp_path, tiny_model(), tokenizer)
+    models = f'--models=[{{ name = "a", path = "{model}" }}]'
+    prompts = f"--prompts={write_jsonl(tmp_path / 'p.jsonl', {'text': 'w2'})}"
+    code, said = heed("sample", models, prompts, f"--run_dir={tmp_path}", "--dry-run")
     assert (code, said) == (0, "")
+
+
+def test_hyphens_underscores_and_spaces_are_all_understood(tmp_path, model, capsys):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION)
+    first = [f"--run-dir={tmp_path / 'a-b'}", "--optim.batch-size=2", "--dry_run"]
+    second = ["--run_dir", str(tmp_path / "a-b"), "--optim.batch_size", "2", "--dry-run"]
+    found = []
+    for words in (first, second):
+        shared = [f"--base={model}", f"--data.demonstrations={rows}", "--optim.lr=0.1"]
+        assert main(["sft", *words, *shared]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+    assert f'run_dir = "{tmp_path}/a-b"' in found[0]
+    assert main(["run", "miniature", "--run_dir", str(tmp_path / "c"), "--dry_run"]) == 0
+    assert str(tmp_path / "c") in capsys.readouterr().out
 
 
 # Data
@@ -253,7 +288,22 @@ def test_a_directory_that_is_not_a_model(tmp_path, tokenizer, heed):
     rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION)
     code, said = heed(*sft(tmp_path, tmp_path / "not", rows))
     assert code == 1
-    assert "it has no config.json" in said
+    assert f"base: {tmp_path / 'not'} is not a model: no config.json in it (it holds " in said
+    code, said = heed(*sft(tmp_path, tmp_path, rows))
+    assert (code, f"base: {tmp_path} is not a model" in said) == (1, True)
+
+
+def test_a_dry_run_lists_all_that_is_wrong(tmp_path, reward_model, heed):
+    code, said = heed(*sft(tmp_path, reward_model, tmp_path / "no.jsonl"), "--dry-run")
+    assert code == 1
+    assert said.startswith("error: 2 settings cannot be used:\n")
+    assert f"data.demonstrations: {tmp_path}/no.jsonl does not exist" in said
+    assert f"base: {reward_model} is a reward model: config.json names LlamaForSeq" in said
+    assert not (tmp_path / "run").exists()
+    rows = write_jsonl(tmp_path / "d.jsonl", '{"prompt": "w2"')
+    code, said = heed(*sft(tmp_path, tmp_path / "none", rows), "--dry-run")
+    assert code == 1
+    assert "base: " in said and "d.jsonl, line 1" in said
 
 
 def ppo(tmp_path: Path, policy: Path, reward_model: Path) -> list[str]:
@@ -271,7 +321,24 @@ def ppo(tmp_path: Path, policy: Path, reward_model: Path) -> list[str]:
 def test_a_language_model_is_no_reward_model(tmp_path, model, heed):
     code, said = heed(*ppo(tmp_path, model, model))
     assert code == 1
-    assert "is not a reward model" in said
+    assert f"reward_model: {model} is not a reward model: config.json names LlamaFor" in said
+
+
+def test_a_reward_model_is_no_policy_no_base_and_answers_no_prompts(
+    tmp_path, model, reward_model, heed
+):
+    rows = write_jsonl(tmp_path / "c.jsonl", {"prompt": "w2", "chosen": "w3", "rejected": "w4"})
+    reward = ["reward", f"--run_dir={tmp_path / 'run'}", f"--base={reward_model}"]
+    reward += [f"--data.comparisons={rows}", "--optim.lr=1e-3", "--optim.batch_size=2"]
+    for key, words in {
+        "policy": ppo(tmp_path, reward_model, reward_model),
+        "base": reward,
+        "models.0.path": sampling(tmp_path, reward_model),
+    }.items():
+        code, said = heed(*words)
+        assert code == 1
+        assert f"{key}: {reward_model} is a reward model: config.json names LlamaForSequ" in said
+        assert "needed is a language model" in said
 
 
 def test_policy_and_reward_model_of_different_tokenizers(tmp_path, model, reward_model, heed):
@@ -289,145 +356,7 @@ def test_policy_and_reward_model_of_different_tokenizers(tmp_path, model, reward
     assert "have different tokenizers (100 and 101 tokens" in said
 
 
-# Runs
-
-
-def test_a_run_that_has_not_ended_is_not_overwritten_unasked(tmp_path, model, heed):
-    (tmp_path / "run" / "state").mkdir(parents=True)
-    (tmp_path / "run" / "state" / "step-00000001.pt").touch()
-    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
-    code, said = heed(*sft(tmp_path, model, rows))
-    assert code == 2
-    assert "--resume" in said
-    assert "--restart" in said
-    assert heed(*sft(tmp_path, model, rows), "--restart")[0] == 0
-
-
-def test_a_finished_run_is_not_done_again_unasked(tmp_path, model, heed):
-    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
-    assert heed(*sft(tmp_path, model, rows))[0] == 0
-    weights = tmp_path / "run" / "model" / "model.safetensors"
-    before = weights.read_bytes(), weights.stat().st_mtime_ns
-    code, said = heed(*sft(tmp_path, model, rows, "--seed=1"))
-    assert code == 2
-    assert "holds a finished run (model): give another run_dir, or --overwrite" in said
-    code, said = heed(*sft(tmp_path, model, rows), "--resume")
-    assert code == 0
-    assert "is finished: nothing is left to do" in said
-    assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
-    assert heed(*sft(tmp_path, model, rows, "--seed=1"), "--overwrite")[0] == 0
-    assert weights.read_bytes() != before[0]
-
-
-def test_a_run_over_a_finished_one_that_was_cut_short_goes_on(tmp_path, model, heed):
-    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
-    assert heed(*sft(tmp_path, model, rows))[0] == 0
-    (tmp_path / "run" / "state").mkdir()
-    (tmp_path / "run" / "state" / "step-00000001.pt").touch()
-    code, said = heed(*sft(tmp_path, model, rows), "--resume")
-    assert (code, "step-00000001.pt cannot be read" in said) == (1, True)
-
-
-def test_a_run_over_a_finished_one_that_saved_nothing_yet_is_not_finished(
-    tmp_path, model, heed, monkeypatch, interrupt_at
-):
-    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
-    other = [*sft(tmp_path / "a", model, rows), "--seed=1"]
-    assert heed(*sft(tmp_path / "a", model, rows))[0] == 0
-    weights = tmp_path / "a" / "run" / "model" / "model.safetensors"
-    before = weights.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(1))
-        assert heed(*other, "--overwrite")[0] == 1
-    assert weights.read_bytes() == before
-    assert not (tmp_path / "a" / "run" / "state").exists()
-    code, said = heed(*other)
-    assert code == 2
-    assert "holds a run that has not ended and the model of one before it: go on with --r" in said
-    assert heed(*other, "--resume")[0] == 0
-    assert heed(*sft(tmp_path / "b", model, rows, "--seed=1"))[0] == 0
-    straight = tmp_path / "b" / "run" / "model" / "model.safetensors"
-    assert weights.read_bytes() == straight.read_bytes() != before
-    code, said = heed(*other, "--resume")
-    assert (code, "is finished: nothing is left to do" in said) == (0, True)
-
-
-def test_a_finished_run_is_not_resumed_with_other_settings(tmp_path, model, heed):
-    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
-    words = [*sft(tmp_path, model, rows), "--resume"]
-    assert heed(*words)[0] == 0
-    code, said = heed(*words, "--seed=1", "--optim.lr=0.5")
-    assert code == 2
-    assert "other settings (optim.lr is 0.001 there, 0.5 here; seed is 0 there, 1 here)" in said
-    assert "--restart" in said
-    code, said = heed(*words, "--compute.threads=1", "--log.save_every=7", "--compute.dtype=auto")
-    assert (code, "is finished: nothing is left to do" in said) == (0, True)
-
-
-def test_a_run_that_has_not_ended_is_not_resumed_with_other_settings(
-    tmp_path, model, heed, monkeypatch, interrupt_at
-):
-    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
-    words = [*sft(tmp_path, model, rows), "--epochs=3", "--log.save_every=1"]
-    with monkeypatch.context() as patch:
-        patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(2))
-        assert heed(*words)[0] == 1
-    settings = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
-    code, said = heed(*words, "--resume", "--seed=1")
-    assert (code, "other settings (seed is 0 there, 1 here)" in said) == (2, True)
-    assert (tmp_path / "run" / "config.toml").read_text(encoding="utf-8") == settings
-    assert heed(*words, "--resume")[0] == 0
-
-
-def sampling(tmp_path: Path, model: Path) -> list[str]:
-    """The words of a tiny run of heed sample."""
-    prompts = write_jsonl(tmp_path / "p.jsonl", {"text": "w2 w3", "split": "train"})
-    return [
-        "sample",
-        f"--run_dir={tmp_path / 'run'}",
-        f'--prompts=["{prompts}"]',
-        f'--models=[{{ name = "a", path = "{model}" }}]',
-        "--compute.dtype=float32",
-        "--sampling.max_new_tokens=4",
-    ]
-
-
-def test_completions_of_a_run_that_was_stopped_are_those_before(
-    tmp_path, model, heed, monkeypatch, interrupt_at
-):
-    words = sampling(tmp_path, model)
-    assert heed(*words)[0] == 0
-    completions = tmp_path / "run" / "completions.jsonl"
-    before = completions.read_bytes()
-    (tmp_path / "run" / "model").mkdir()  # as of a finished training run in the same place
-    with monkeypatch.context() as patch:
-        patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(1))
-        assert heed(*words, "--seed=1", "--overwrite")[0] == 1
-    assert completions.read_bytes() == before
-    code, said = heed(*sft(tmp_path, model, tmp_path / "no.jsonl"))
-    assert (code, "holds a finished run (model)" in said) == (2, True)
-    assert heed(*words, "--seed=1", "--resume")[0] == 0
-    assert completions.read_bytes() != before
-
-
-def test_completions_are_not_sampled_over_those_that_are_there(tmp_path, model, heed):
-    """People may be ranking them."""
-    words = sampling(tmp_path, model)
-    assert heed(*words)[0] == 0
-    code, said = heed(*words)
-    assert code == 2
-    assert "holds a finished run (completions.jsonl)" in said
-
-
-def test_two_commands_do_not_write_to_one_directory(tmp_path, model, heed, monkeypatch):
-    from heedful.commands import worker
-
-    monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.0)
-    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
-    with worker.hold(tmp_path / "run"):
-        code, said = heed(*sft(tmp_path, model, rows))
-    assert code == 2
-    assert f"is being written to by process {os.getpid()}" in said
+# What goes wrong
 
 
 @pytest.mark.parametrize("words", [["--debug", "sft", "no.toml"], ["sft", "no.toml", "--debug"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -90,6 +91,10 @@ def test_the_defaults_of_step_3_are_the_papers():
         ('base="other"', ("base", "other")),
         ("base=other/model", ("base", "other/model")),
         ('data.text=["a", "b"]', ("data.text", ("a", "b"))),
+        ("data.text=a.txt", ("data.text", ("a.txt",))),
+        ("log.sinks=wandb", ("log.sinks", ("wandb",))),
+        ("data.max-prompt-tokens=7", ("data.max_prompt_tokens", 7)),
+        ("run-dir=runs/a-b", ("run_dir", "runs/a-b")),
         ("log.save_every=0", ("log.save_every", 0)),
         ("run_dir=runs/a=b", ("run_dir", "runs/a=b")),
     ],
@@ -104,8 +109,14 @@ def test_an_override_wins(file, override, expected):
 def test_overrides_alone_are_enough():
     values = ["run_dir=r", "base=b", "optim.lr=1e-4", "optim.batch_size=8", "data={}"]
     assert load_config(SFTConfig, None, values).optim.batch_size == 8
-    with pytest.raises(ConfigError, match="the command line: missing key 'base'"):
-        load_config(SFTConfig, None, [values[0], *values[2:]])
+    with pytest.raises(ConfigError) as wrong:
+        load_config(SFTConfig, None, [values[0]])
+    assert str(wrong.value) == (
+        "the command line: missing key 'base' (Directory of the model to start from): write "
+        "--base=DIR; missing key 'optim.lr' (Peak learning rate): write --optim.lr=NUMBER; missing "
+        "key 'optim.batch_size' (Examples (SFT), prompts (reward model) or rows of text "
+        "(pretraining) per update): write --optim.batch_size=NUMBER"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +124,14 @@ def test_overrides_alone_are_enough():
     [
         ("epoch=3", r"sft\.toml: unknown key 'epoch': did you mean 'epochs'\?"),
         ("optim.learning_rte=1", r"unknown key 'optim\.learning_rte'"),
-        ("optim.batchsize=1", r"unknown key 'optim\.batchsize': did you mean 'batch_size'\?"),
+        ("optim.learning_rate=1", r"'optim\.learning_rate': did you mean 'optim\.lr'\?"),
+        ("learning_rate=1", r"'learning_rate': did you mean 'optim\.lr'\?"),
+        ("lr=1", r"unknown key 'lr': did you mean 'optim\.lr'\?"),
+        ("optin.lr=1", r"unknown key 'optin\.lr': did you mean 'optim\.lr'\?"),
+        ("ppo.max_new_tokens=1", r"did you mean 'sampling\.max_new_tokens'\?"),
+        ("model=b", r"unknown key 'model': did you mean 'base'\?"),
+        ("optim.batchsize=1", r"'optim\.batchsize': did you mean 'optim\.batch_size'\?"),
+        ("data.text=3", r"data\.text = 3: Input should be a list"),
         ("zzz=1", r"unknown key 'zzz': known keys: base, compute, data"),
         ("epochs=many", r"epochs = 'many': .*valid number"),
         ("epochs=0", r"epochs = 0: .*greater than 0"),
@@ -132,7 +150,7 @@ def test_a_mistake_names_the_key_and_the_mend(file, override, message):
 def test_an_unknown_key_in_a_list_of_sections_is_named():
     values = example(configs.SampleConfig)
     values["models"] = [{"name": "a", "path": "b", "pth": "c"}]
-    with pytest.raises(ConfigError, match=r"'models\.0\.pth': did you mean 'path'\?"):
+    with pytest.raises(ConfigError, match=r"'models\.0\.pth': did you mean 'models.0.path'\?"):
         make_config(configs.SampleConfig, values, "here")
 
 
@@ -143,8 +161,31 @@ def test_all_mistakes_are_said_at_once(file):
 
 def test_a_missing_key_is_named(tmp_path):
     (tmp_path / "a.toml").write_text('run_dir = "r"\nbase = "b"\n[data]\n[optim]\nlr = 1e-4\n')
-    with pytest.raises(ConfigError, match=r"a\.toml: missing key 'optim\.batch_size'"):
+    with pytest.raises(ConfigError, match=r"a\.toml: missing key 'optim\.batch_size' .*NUMBER$"):
         load_config(SFTConfig, tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_text('run_dir = "r"\nprompts = "p.jsonl"\n')
+    with pytest.raises(ConfigError, match=r'write models = \[\{ name = "TEXT", path = "DIR" \}\]$'):
+        load_config(configs.SampleConfig, tmp_path / "a.toml")
+    with pytest.raises(ConfigError, match=r"write --models='\[\{ name = \"TEXT\", path"):
+        load_config(configs.SampleConfig, None, ["run_dir=r", "prompts=p.jsonl"])
+    with pytest.raises(ConfigError, match=r"'models\.0\.path' .*: write path = \"DIR\"$"):
+        load_config(configs.SampleConfig, None, ["run_dir=r", "prompts=p", "models=[{name='a'}]"])
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("ppo.beta=1", "ppo.kl_coef"),
+        ("ppo.gamma=1", "ppo.ptx_coef"),
+        ("optim.lr=1", "ppo.lr"),
+        ("episodes=1", "ppo.episodes"),
+        ("ppo.kl_ceof=1", "ppo.kl_coef"),
+    ],
+)
+def test_the_words_of_the_paper_lead_to_the_key(override, key):
+    values = ["run_dir=r", "policy=p", "reward_model=m", override]
+    with pytest.raises(ConfigError, match=rf"did you mean '{re.escape(key)}'\?"):
+        load_config(PPOConfig, None, values)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):

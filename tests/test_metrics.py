@@ -13,6 +13,7 @@ import pytest
 from heedful.errors import DataError, MissingExtraError
 from heedful.metrics import (
     MetricsLog,
+    duration,
     iter_jsonl,
     keep_rows_before,
     last_values,
@@ -89,8 +90,55 @@ def test_a_line_is_printed_now_and_then_and_at_the_end(tmp_path, capsys):
     for step in range(7):
         log.log(step, {"loss": 0.12345678, "lr": 1e-6}, of=7)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" · ")[0] for line in lines] == ["step 1/7", "step 5/7", "step 7/7"]
-    assert "loss 0.1235 · lr 1.00e-06" in lines[0]
+    assert [line.split("  ")[0] for line in lines] == ["step 1/7", "step 5/7", "step 7/7"]
+    assert lines[0] == "step 1/7  loss 0.123  lr 1.00e-06"
+
+
+def test_the_line_of_an_iteration_shows_what_matters_in_one_line(tmp_path, capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log = MetricsLog(tmp_path, print_every=1)
+    row = {
+        "time/rollout_s": 9.5,
+        "ppo/kl": 12.345,
+        "ppo/score": -0.5134,
+        "ppo/entropy": 1.2345,
+        "ppo/length": 512.34,
+        "ppo/finished": 0.98,
+        "ppo/ptx_loss": 2.3456,
+        "ppo/clipfrac": 0.0123,
+        "speed/episodes_per_s": 3.21,
+        "optim/lr": 1e-6,
+    }
+    for step in range(2):
+        now[0] += 600 / 498 * (step == 1) * 2  # so that 498 more take ten minutes
+        log.log(step, row, of=500)
+    expected = "score -0.513  kl 12.3  entropy 1.23  length 512  eos 0.98  ptx 2.35  clip 0.0123"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"step 1/500  {expected}  ep/s 3.21",
+        f"step 2/500  {expected}  ep/s 3.21  10m00s left",
+    ]
+    # no line is wider than a terminal: the last ones are left out
+    log.log(2, row | {"valid/score": 0.512, "ppo/gold": 0.513}, of=500)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) <= 120
+    assert "valid 0.512  gold 0.513  kl" in line
+    assert "ep/s" not in line
+
+
+def test_whole_numbers_stand_there_in_full_and_other_steps_show_their_updates(tmp_path, capsys):
+    log = MetricsLog(tmp_path, print_every=1)
+    row = {"speed/tokens_per_s": 12345.6, "sft/loss": 2.0, "optim/lr": 0.0, "time/data_s": 1.0}
+    log.log(0, row)
+    assert capsys.readouterr().err == "step 1  loss 2  lr 0  tokens/s 12,346\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59.6, "1m00s"), (187, "3m07s"), (7500, "2h05m")]
+)
+def test_seconds_as_people_say_them(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_the_time_left_counts_this_process_only(tmp_path, capsys, monkeypatch):

@@ -47,11 +47,17 @@ def test_every_recipe_is_known_by_name(capsys):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_dry_run_needs_no_files(path: Path, capsys):
+def test_a_dry_run_plans_without_files_and_names_those_from_outside(path: Path, capsys):
     arguments = [f"--{name}={value}" for name, value in given(path).items()]
-    assert main(["run", str(path), "--dry-run", *arguments]) == 0
-    out = capsys.readouterr().out
+    code = main(["run", str(path), "--dry-run", *arguments])
+    out, said = capsys.readouterr()
     assert "unknown until the data is read" in out
+    assert code == (1 if arguments else 0)
+    lines = said.splitlines()[1:]
+    assert len(lines) == len(set(lines))
+    assert all(
+        re.match(r"  \[stage\.\w+(, stage\.\w+)*\] [\w.]+: \S+ does not", li) for li in lines
+    )
 
 
 def test_the_paper_has_three_sizes_and_the_large_one_asks_for_a_reward_model():
@@ -132,7 +138,7 @@ def test_what_every_step_shares(size: str):
 
 def test_a_dry_run_of_the_paper_shows_its_derived_numbers(capsys):
     path = str(PAPER["1.3b"])
-    assert main(["run", path, "--base", "b", "--data", "d", "--dry-run"]) == 0
+    assert main(["run", path, "--base", "b", "--data", "d", "--dry-run"]) == 1
     ptx = capsys.readouterr().out.partition("[stage.ppo_ptx]")[2]
     rows = dict(re.findall(r"(?m)^(\S[^:=]*?) {2,}([\d,]+) ", ptx))
     assert rows["iterations"] == "500"

@@ -70,6 +70,8 @@ def made_summary():
     aligned = [name for name in models if name != "sft"]
     return {
         "command": "heed demo --seed 3",
+        "world": "the miniature world",
+        "seed": 3,
         "models": [{"name": n, "parameters": 3_200_000, "path": f"models/{n}"} for n in models],
         "win_rates": [
             {"model": n, "baseline": "sft", "cohort": cohort, **interval(models[n])}
@@ -96,6 +98,11 @@ def made_summary():
             for n in models
         ],
         "hallucination": [{"model": n, **interval(0.4 * (1 - p))} for n, p in models.items()],
+        "flagged": [
+            {"model": "base", "prompts": case, "n": 60, **interval(0.25)}
+            for case in ("all closed-domain prompts", "closed_qa")
+        ],
+        "named": [{"model": "sft", "set": "held out", **interval(0.5)}],
         "tax": [
             {
                 "metric": "web text loss",
@@ -162,6 +169,7 @@ def make_run(path: Path) -> Path:
             "paper": "66 % (Fig 1)",
             **interval(0.61),
             "holds": True,
+            "note": "SFT itself is weak <here>",
         },
         {
             "id": "g",
@@ -235,11 +243,30 @@ def test_text_of_models_is_shown_and_never_run(page):
 def test_summary_and_claims(page):
     _, parsed = page
     text = " ".join(" ".join(parsed.texts).split())
-    assert "1 of 2 claims of the InstructGPT paper hold in this run. Not shown here: g." in text
+    made = "checks, made after the claims of the InstructGPT paper, hold on the miniature world"
+    assert f"1 of 2 {made} (seed 3). Not shown here: g." in text
+    assert "the recipe was tuned on seed 0" in text
     claims = parsed.sections["claims"]
+    assert "SFT itself is weak <here>" in claims
     assert "✓ holds" in claims and "✗ not shown" in claims
     assert "0.610 (0.570 to 0.650)" in claims and "66 % (Fig 1)" in claims
     assert "0.800 (? to ?)" in claims
+
+
+def test_checks_of_an_unnamed_world_are_of_this_run(tmp_path):
+    run = make_run(tmp_path / "unnamed")
+    (run / "summary.json").write_text("{}")
+    text = " ".join(Page(write_report(run, run / "report.html").read_text("utf-8")).texts)
+    assert "hold in this run." in " ".join(text.split()) and "seed 0" not in text
+
+
+def test_the_probes_stand_beside_what_labelers_flag(page):
+    _, parsed = page
+    text = " ".join(parsed.sections["behaviour"].split())
+    assert "Hallucinations: asked about notes (probes)" in text
+    _, _, flagged = text.partition("Hallucinations flagged by labelers: closed QA")
+    assert "share of responses. base: 25 %, 95 % interval 21 % to 29 %." in flagged
+    assert "Answers that name who is asked about: held out" in text
 
 
 def test_every_section_is_filled(page):
@@ -349,7 +376,7 @@ def test_every_figure_has_title_description_and_table(page):
 
 def test_an_empty_run_directory_says_what_was_not_measured(tmp_path):
     parsed = Page(write_report(tmp_path, tmp_path / "out" / "report.html").read_text("utf-8"))
-    assert "No claim has been decided yet" in " ".join(parsed.texts)
+    assert "No check has been decided yet" in " ".join(parsed.texts)
     for name, text in parsed.sections.items():
         assert "Not measured in this run" in text, name
 
@@ -447,6 +474,14 @@ def test_sizes_stand_on_a_log_scale_and_seeds_above_each_other():
     assert ends[1] == pytest.approx(middle, abs=0.1)
     assert drawn.count('class="interval') == 3
     assert all(text in drawn for text in ("100k", "1M", "10M", "40 %, 95 % interval 35 % to 45 %"))
+    marks = re.findall(r"<li>.*?</li>", drawn)
+    assert all("polyline" in mark and "circle" not in mark for mark in marks)
+    lone = size_chart(
+        "Lone", methods | {"PPO": [(1e6, Dot("d", 0.6))]}, y_label="rate", reference=0.5
+    )
+    assert lone.count("<polyline") == 2 + 2  # two curves and their marks: a lone dot has neither
+    mark = re.findall(r"<li>.*?</li>", lone)[-1]
+    assert "PPO" in mark and "circle" in mark and "polyline" not in mark
     assert size_chart("One", {"base": methods["base"][:1]}, y_label="", reference=0.5) == ""
 
 
@@ -472,7 +507,11 @@ def test_nothing_to_draw_gives_nothing_and_one_value_is_drawn():
     assert line_chart("t", [], x_label="x", y_label="y") == ""
     assert dot_plot("t", [Dot("a", math.nan)], x_label="x") == ""
     assert bar_chart("t", [], x_label="x") == ""
-    assert "circle" in line_chart("t", [Line("a", [3], [0.0])], x_label="x", y_label="y")
+    alone = line_chart("t", [Line("a", [3], [0.0])], x_label="x", y_label="y")
+    assert "circle" in alone and "polyline" not in alone
+    both = [Line("a", [3], [0.0]), Line("b", [1, 2], [0.0, 1.0])]
+    drawn = line_chart("t", both, x_label="x", y_label="y")
+    assert drawn.count("circle") == drawn.count("polyline") == 2  # each with its mark in the legend
 
 
 def test_plot_text_is_escaped():

@@ -1,15 +1,14 @@
 """The ``heed`` command: every step of the loop from a terminal.
 
-Exit codes: 0 done, 1 failed (the message says why), 2 bad usage. Errors come without a traceback
-unless --debug is given.
+Exit codes: 0 done, 1 failed (the message says why), 2 bad usage, 130 and 143 stopped by Ctrl-C and
+SIGTERM. Errors come without a traceback unless --debug is given.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -25,13 +24,8 @@ RECIPES = Path(__file__).parent / "recipes"
 PROFILED = (*TRAINING, "sample")
 # What heed label does beside ranking in simulation: the service for people.
 SERVICE = ("init", "serve", "invite", "export", "stats")
-# What a command has left in its run_dir when it has ended; the others are quick, or only measure.
-RESULTS = {
-    "tokenizer": "tokenizer.json",
-    **dict.fromkeys(TRAINING, "model"),
-    "sample": "completions.jsonl",
-    "snapshot": "manifest.json",
-}
+# The words that take no value where settings are given as --section.key=value.
+FLAGS = ("dry-run", "resume", "restart", "overwrite", "profile", "debug", "help", "version")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # slower. A short spin costs an idle machine nothing; with none small steps take 3 times longer.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _spelt(list(sys.argv[1:] if arguments is None else arguments))
     options, rest = _parse(words)
     if "--debug" in rest:  # wherever it stands
         rest.remove("--debug")
@@ -53,10 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, options.debug, 2)
     except HeedfulError as error:
         return _fail(error, options.debug, 1)
-    except KeyboardInterrupt:
-        again = "the same command" if options.command in ("run", "demo") else "with --resume"
-        print(f"stopped; run again {again} to go on", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except BrokenPipeError:  # whoever read the output has seen enough: heed ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -70,6 +63,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _spelt(words: list[str]) -> list[str]:
+    """The words with hyphens and underscores as the parser has them; ``--key value`` as one word.
+
+    People write --run_dir and --run-dir; both are right everywhere.
+    """
+    at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    is_service = words[at + 1 : at + 2] and words[at + 1] in SERVICE
+    has_settings = words[at : at + 1] and words[at] in COMMANDS and not is_service
+    spelt: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word[2:].partition("=")
+        if not word.startswith("--") or not name:
+            spelt.append(word)
+            continue
+        hyphens = name.replace("_", "-")
+        if not has_settings or hyphens in FLAGS:
+            spelt.append(f"--{hyphens}{equals}{value}")
+            continue
+        if not equals and left and not left[0].startswith("--"):
+            equals, value = "=", left.pop(0)
+        spelt.append(f"--{name.replace('-', '_')}{equals}{value}")
+    return spelt
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -208,15 +227,20 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
 def _run_recipe(
     path: Path, run_dir: Path | None, jobs: int | None, variables: dict[str, Any], dry: bool
 ) -> int:
+    from heedful.commands import overview
     from heedful.commands import run as runner
+    from heedful.training.stopping import stoppable
 
     recipe = runner.load_recipe(path, run_dir, variables)
     if dry:
-        print(runner.describe(recipe))
+        print(overview.describe(recipe), flush=True)
+        overview.require_inputs(recipe)
         return 0
+    overview.require_inputs(recipe)
     start = time.monotonic()
-    runner.run(recipe, jobs=jobs)
-    return runner.conclude(recipe, time.monotonic() - start)
+    with stoppable():
+        runner.run(recipe, jobs=jobs)
+        return overview.conclude(recipe, time.monotonic() - start)
 
 
 def _variables(rest: list[str]) -> dict[str, Any]:
@@ -237,89 +261,9 @@ def _variables(rest: list[str]) -> dict[str, Any]:
 
 
 def _step(options: argparse.Namespace, rest: list[str]) -> int:
-    from heedful.config import dump_toml, load_config
+    from heedful.commands.step import run_step
 
-    command = COMMANDS[options.command]
-    model = getattr(importlib.import_module("heedful.config"), command.config)
-    path, overrides = _settings(options.config, rest)
-    config = load_config(model, path, overrides)
-    if options.dry_run:
-        from heedful.commands.plan import derived_numbers
-
-        print(dump_toml(config))
-        print(derived_numbers(config))
-        return 0
-    from heedful.commands.worker import begun, hold
-
-    run_dir = Path(config.run_dir)
-    with hold(run_dir, say=lambda text: print(text, file=sys.stderr)):
-        if not options.restart and _is_finished(options.command, config, options.resume):
-            print(f"{run_dir} is finished: nothing is left to do", file=sys.stderr)
-            return 0
-        if options.profile:  # read by torch when it is imported: no notes of start and stop
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        module = importlib.import_module(f"heedful.commands.{command.module}")
-        function = getattr(module, command.function)
-
-        def run() -> None:
-            with begun(run_dir, options.command):
-                if options.restart:
-                    shutil.rmtree(run_dir / "state", ignore_errors=True)
-                function(config, resume=options.resume)
-
-        if options.profile:
-            from heedful.commands.profile import run_profiled
-
-            run_profiled(options.command, run)
-        else:
-            run()
-    return 0
-
-
-def _is_finished(command: str, config: Any, resume: bool) -> bool:
-    """Whether the result is there, and not from before a run that has not ended.
-
-    Raises ConfigError where the result would be replaced without ``resume``, and where there is
-    something to resume that was made with other settings.
-    """
-    from heedful.commands.worker import mark_of
-
-    run_dir, result = Path(config.run_dir), RESULTS.get(command)
-    has_state = any((run_dir / "state").glob("step-*.pt"))
-    has_result = result is not None and (run_dir / result).exists()
-    is_cut_short = mark_of(run_dir, command).exists()
-    if has_result and not has_state and not resume:
-        if is_cut_short:
-            raise ConfigError(
-                f"{run_dir} holds a run that has not ended and the {result} of one before it: go "
-                "on with --resume, start over with --restart, or give another run_dir"
-            )
-        raise ConfigError(
-            f"{run_dir} holds a finished run ({result}): give another run_dir, or --overwrite to "
-            "do it again in its place"
-        )
-    is_finished = has_result and not has_state and not is_cut_short
-    if resume and (is_finished or has_state):
-        _require_same_settings(config, run_dir)
-    return is_finished
-
-
-def _require_same_settings(config: Any, run_dir: Path) -> None:
-    """Raises ConfigError naming the settings that differ from those that a run was made with."""
-    from heedful.config import changed_settings, load_config
-
-    file = run_dir / "config.toml"
-    if not file.is_file():
-        return
-    changes = changed_settings(load_config(type(config), file), config)
-    if changes.get("compute.dtype", ("", ""))[1] == "auto":  # decided when the run began
-        del changes["compute.dtype"]
-    if changes:
-        pairs = (f"{key} is {old!r} there, {new!r} here" for key, (old, new) in changes.items())
-        raise ConfigError(
-            f"{run_dir} was made with other settings ({'; '.join(pairs)}): give the old ones, or "
-            "another run_dir, or --restart to do it again in its place"
-        )
+    return run_step(options, *_settings(options.config, rest))
 
 
 def _settings(path: str | None, rest: list[str]) -> tuple[str | None, list[str]]:

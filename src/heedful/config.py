@@ -13,10 +13,21 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from heedful.config_file import (
+    ONE_OR_MORE,
+    Comparisons,
+    Demonstrations,
+    File,
+    Folder,
+    LanguageModel,
     Positive,
     PositiveFloat,
+    Prompts,
+    RewardModel,
     Section,
     Share,
+    TextFiles,
+    Texts,
+    TokenizerFolder,
     changed_settings,
     deciding_settings,
     dump_toml,
@@ -104,11 +115,14 @@ class Log(Section):
     print_every: Positive = 10
     """Steps between log lines."""
     save_every: Annotated[int, Field(ge=0)] = 100
-    """Steps between training states from which --resume goes on; 0 saves none."""
+    """Steps between training states from which --resume goes on; 0 saves none by count."""
+    save_every_s: Annotated[float, Field(ge=0.0)] = 300.0
+    """Seconds after which a step saves its state in any case; 0 saves none by time. Ctrl-C and
+    SIGTERM save one too."""
     valid_every: Annotated[int, Field(ge=0)] = 0
     """Steps between validations; 0 validates at the end of every epoch, or at the end of the
     run."""
-    sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    sinks: Annotated[tuple[Literal["tensorboard", "wandb"], ...], ONE_OR_MORE] = ()
     """Metric sinks besides metrics.jsonl."""
 
 
@@ -117,7 +131,7 @@ class Lora(Section):
     """Rank of LoRA adapters; 0 trains all weights."""
     alpha: PositiveFloat = 16.0
     """LoRA scale; the adapter's output is multiplied by alpha / rank."""
-    targets: tuple[str, ...] = ()
+    targets: Texts = ()
     """Names of the linear modules that get adapters; empty takes peft's default for the model."""
 
 
@@ -137,9 +151,9 @@ class Shape(Section):
 
 
 class TextData(Section):
-    train: tuple[str, ...] = ()
+    train: TextFiles = ()
     """Files, folders or globs of pretraining text."""
-    valid: tuple[str, ...] = ()
+    valid: TextFiles = ()
     """Files, folders or globs of held-out text."""
     skip_bad_rows: bool = False
     """Go on past rows that cannot be read, and write them to bad_rows.jsonl in the run
@@ -147,15 +161,15 @@ class TextData(Section):
 
 
 class SnapshotData(Section):
-    demonstrations: tuple[str, ...] = ()
+    demonstrations: Demonstrations = ()
     """Files of demonstrations (step 1; step 2 centers the scores on them)."""
-    comparisons: tuple[str, ...] = ()
+    comparisons: Comparisons = ()
     """Files of ranked completions (step 2)."""
-    prompts: tuple[str, ...] = ()
+    prompts: Prompts = ()
     """Files of prompts (step 3, sampling, model selection)."""
     use: str | None = None
     """Train only on prompts whose `use` field has this value."""
-    text: tuple[str, ...] = ()
+    text: TextFiles = ()
     """Files of pretraining text (the pretraining mix of steps 1 and 3)."""
     valid_share: Share = 0.05
     """Share of rows without a split that is held out, by a hash of the prompt."""
@@ -186,12 +200,12 @@ class TokenizerConfig(Section):
 
     run_dir: str
     """Directory to write."""
-    data: TextData
+    data: TextData = TextData()
     vocab_size: Positive = 8192
     """Tokens in all, the special ones included."""
     max_documents: Positive = 100_000
     """Documents read at most."""
-    extra_text: tuple[str, ...] = ()
+    extra_text: Demonstrations = ()
     """Prompt or demonstration files whose prompts and responses are read as well."""
 
 
@@ -202,10 +216,10 @@ class PretrainConfig(Section):
     """Directory to write."""
     seed: int = 0
     """Seed of weights and data order."""
-    tokenizer: str
+    tokenizer: TokenizerFolder
     """Directory of the tokenizer."""
     shape: Shape = Shape()
-    data: TextData
+    data: TextData = TextData()
     num_tokens: Positive = 1_000_000
     """Tokens to train on; text is repeated as needed."""
     row_tokens: Positive = 128
@@ -220,11 +234,11 @@ class SFTConfig(Section):
 
     run_dir: str
     """Directory to write."""
-    base: str
+    base: LanguageModel
     """Directory of the model to start from."""
     seed: int = 0
     """Seed of data order and dropout."""
-    data: SnapshotData
+    data: SnapshotData = SnapshotData()
     epochs: PositiveFloat = 16
     """Passes over the demonstrations (paper: 16 for the SFT baseline, 2 for the PPO init model)."""
     pretraining_mix: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -239,7 +253,7 @@ class SFTConfig(Section):
     select: Literal["last", "valid_loss", "score"] = "last"
     """Which epoch's weights to publish; "score" is the mean reward-model score on validation
     prompts (paper C.1: more predictive of human preference than the loss)."""
-    reward_model: str | None = None
+    reward_model: RewardModel | None = None
     """Reward model directory for select = "score"."""
     sampling: Sampling = Sampling()
     optim: Optim
@@ -253,11 +267,11 @@ class RewardConfig(Section):
 
     run_dir: str
     """Directory to write."""
-    base: str
+    base: LanguageModel
     """Directory of the language model whose body it starts from (paper: an SFT model)."""
     seed: int = 0
     """Seed of the head and of data order."""
-    data: SnapshotData
+    data: SnapshotData = SnapshotData()
     epochs: PositiveFloat = 1
     """Passes over the prompts (paper C.2: 1; more overfit)."""
     batching: Literal["k_wise", "shuffled_pairs"] = "k_wise"
@@ -320,19 +334,19 @@ class PPOConfig(Section):
 
     run_dir: str
     """Directory to write."""
-    policy: str
+    policy: LanguageModel
     """Directory of the PPO init model (2 epochs of SFT with pretraining mix); the KL reference
     too."""
-    reward_model: str
+    reward_model: RewardModel
     """Directory of the reward model; the value function starts as a copy of it."""
     seed: int = 0
     """Seed of data order and rollouts."""
-    data: SnapshotData
+    data: SnapshotData = SnapshotData()
     row_tokens: Positive = 128
     """Tokens per row of pretraining text."""
     ppo: PPO = PPO()
     sampling: Sampling = Sampling()
-    gold: str | None = None
+    gold: Folder | None = None
     """Directory of a miniature world: logs its hidden utility as ppo/gold. Never trained on."""
     optim_eps: PositiveFloat = 1e-5
     """Adam's epsilon (openai/lm-human-preferences: 1e-5)."""
@@ -350,13 +364,13 @@ class PPOConfig(Section):
 class SampledModel(Section):
     name: str
     """Name of the model in the output."""
-    path: str
+    path: LanguageModel
     """Its directory."""
-    prefix: str | None = None
+    prefix: File | None = None
     """File with the few-shot prefix to put before every prompt (written by heed prefix)."""
     num_samples: Positive = 1
     """Completions per prompt."""
-    stop: tuple[str, ...] = ()
+    stop: Texts = ()
     """Text at which a completion ends, besides EOS."""
 
 
@@ -369,7 +383,7 @@ class SampleConfig(Section):
     """Seed of the samples."""
     models: tuple[SampledModel, ...]
     """The models, one section each."""
-    prompts: tuple[str, ...]
+    prompts: Prompts
     """Prompt files."""
     split: Literal["train", "valid", "test"] | None = None
     """Only prompts of this split."""
@@ -379,7 +393,7 @@ class SampleConfig(Section):
     """Share of prompts without a split that counts as valid."""
     limit: Positive | None = None
     """Prompts at most."""
-    reward_model: str | None = None
+    reward_model: RewardModel | None = None
     """Reward model directory; adds its score to every completion."""
     max_prompt_tokens: Positive = 1024
     """Longest prompt, prefix included; longer ones keep their end."""
@@ -394,19 +408,19 @@ class PrefixConfig(Section):
     """Directory to write; prefix.json in it."""
     seed: int = 0
     """Seed of the samples."""
-    model: str
+    model: LanguageModel
     """Directory of the base model."""
-    reward_model: str
+    reward_model: RewardModel
     """Directory of the reward model that chooses."""
-    prefixes: str
+    prefixes: File
     """JSONL file of candidates: {"id", "text"}; a prompt follows as "Task: {prompt}\\nAnswer:"."""
-    prompts: tuple[str, ...]
+    prompts: Prompts
     """Validation prompt files."""
     use: str | None = None
     """Only prompts whose `use` field has this value."""
     num_prompts: Positive = 100
     """Prompts answered per candidate."""
-    stop: tuple[str, ...] = ("\n\n", "\nTask:")
+    stop: Texts = ("\n\n", "\nTask:")
     """Text at which a completion ends."""
     max_prompt_tokens: Positive = 1024
     """Longest prompt, prefix included."""
@@ -421,12 +435,12 @@ class MeasureConfig(Section):
     """Directory to write; measures.json in it."""
     models: tuple[SampledModel, ...]
     """The models, one section each."""
-    text: tuple[str, ...]
+    text: TextFiles
     """Held-out text."""
     num_documents: Positive = 400
     """Documents scored at most."""
     max_document_tokens: Positive = 1_000_000
     """Tokens of a document that are scored at most: its beginning."""
-    recall: str | None = None
+    recall: File | None = None
     """JSONL file of few-shot quizzes: {"id", "text", "answer"}."""
     compute: Compute = Compute()

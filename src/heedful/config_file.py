@@ -6,20 +6,64 @@ An unknown key is an error that names the nearest known one.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from heedful.errors import ConfigError
 
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+# A single text where a list of them is wanted is a list of one.
+ONE_OR_MORE = BeforeValidator(_as_list)
+Texts = Annotated[tuple[str, ...], ONE_OR_MORE]
+
+
+class Input(NamedTuple):
+    """What a setting names that a command reads: checked before the command begins."""
+
+    kind: Literal[
+        "demonstrations",
+        "comparisons",
+        "prompts",
+        "text",
+        "file",
+        "folder",
+        "tokenizer",
+        "language model",
+        "reward model",
+    ]
+
+
+Demonstrations = Annotated[Texts, Input("demonstrations")]
+Comparisons = Annotated[Texts, Input("comparisons")]
+Prompts = Annotated[Texts, Input("prompts")]
+TextFiles = Annotated[Texts, Input("text")]
+File = Annotated[str, Input("file")]
+Folder = Annotated[str, Input("folder")]
+TokenizerFolder = Annotated[str, Input("tokenizer")]
+LanguageModel = Annotated[str, Input("language model")]
+RewardModel = Annotated[str, Input("reward model")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+def input_of(field: FieldInfo) -> str | None:
+    """The kind of what a setting names, where a command reads it; else None."""
+    within = (getattr(part, "__metadata__", ()) for part in typing.get_args(field.annotation))
+    parts = [*field.metadata, *(item for items in within for item in items)]
+    return next((part.kind for part in parts if isinstance(part, Input)), None)
 
 
 class Section(BaseModel):
@@ -29,6 +73,10 @@ class Section(BaseModel):
 
 
 C = TypeVar("C", bound=Section)
+# Where settings come from, as errors name it, if no file gives any.
+COMMAND_LINE = "the command line"
+# A key shorter than this is not looked for in what the known keys mean: too much would be found.
+MIN_WORD = 4
 
 
 def load_config(cls: type[C], path: Path | str | None, overrides: list[str] | None = None) -> C:
@@ -39,9 +87,10 @@ def load_config(cls: type[C], path: Path | str | None, overrides: list[str] | No
     values: dict[str, Any] = {}
     if path is not None:
         values = read_toml(path)
+    where = str(path or COMMAND_LINE)
     for override in overrides or []:
         _set_dotted(values, override)
-    return make_config(cls, values, str(path or "the command line"))
+    return make_config(cls, values, where)
 
 
 def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
@@ -110,7 +159,7 @@ def _set_dotted(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
-    *sections, last = key.split(".")
+    *sections, last = key.replace("-", "_").split(".")
     target = values
     for section in sections:
         inner: Any = target.setdefault(section, {})
@@ -130,26 +179,132 @@ def _parse_value(text: str) -> Any:
 def _explain(cls: type[Section], error: ValidationError, where: str) -> str:
     lines: list[str] = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        location = item["loc"]
         if item["type"] == "extra_forbidden":
-            known = _known_keys(cls, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            lines.append(f"unknown key {key!r}: {hint}")
+            lines += _unknown(cls, location, item["input"])
         elif item["type"] == "missing":
-            lines.append(f"missing key {key!r}")
+            lines += _missing(cls, location, where)
         else:
-            lines.append(f"{key} = {item['input']!r}: {item['msg']}")
+            says = item["msg"].replace("valid tuple", "list")
+            lines.append(f"{_joined(location)} = {item['input']!r}: {says}")
     return f"{where}: " + "; ".join(lines)
 
 
-def _known_keys(cls: type[Section], location: tuple[int | str, ...]) -> list[str]:
-    fields: dict[str, Any] = dict(cls.model_fields)
+Location = tuple[int | str, ...]
+
+
+def _joined(location: Location) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _unknown(cls: type[Section], location: Location, value: Any) -> list[str]:
+    """What is said of a key that there is not; of a group of settings, of each of its keys."""
+    if isinstance(value, dict) and value:
+        inner = cast(dict[str, Any], value)
+        return [line for key in inner for line in _unknown(cls, (*location, key), inner[key])]
+    near = _nearest(cls, location)
+    if near is None:
+        section = _section_at(cls, location[:-1]) or cls
+        hint = f"known keys: {', '.join(sorted(section.model_fields))}"
+    else:
+        hint = f"did you mean {near!r}?"
+    return [f"unknown key {_joined(location)!r}: {hint}"]
+
+
+def _nearest(cls: type[Section], location: Location) -> str | None:
+    """The known key that was probably meant: spelt alike, elsewhere, or meaning what it says."""
+    above, name = location[:-1], str(location[-1])
+    section = _section_at(cls, above)
+    own: dict[str, FieldInfo] = {}
+    if section is not None:
+        own = {_joined((*above, key)): field for key, field in section.model_fields.items()}
+    everywhere = own | dict(_leaves(cls))
+    written = {key.rpartition(".")[2]: key for key in own}
+    for alike in difflib.get_close_matches(name, written, n=1, cutoff=0.75):
+        return written[alike]
+    if section is None:  # the group is unknown too: its name may be what is misspelt
+        for alike in difflib.get_close_matches(_joined(location), everywhere, n=1, cutoff=0.75):
+            return alike
+    meant = re.compile(rf"\b{re.escape(name.replace('_', ' '))}\b", re.IGNORECASE)
+    for key in everywhere:
+        if key.rpartition(".")[2] == name:
+            return key
+    for key, field in everywhere.items():
+        if len(name) >= MIN_WORD and meant.search(" ".join((field.description or "").split())):
+            return key
+    for alike in difflib.get_close_matches(name, written, n=1, cutoff=0.5):
+        return written[alike]
+    return None
+
+
+def _missing(cls: type[Section], location: Location, where: str) -> list[str]:
+    """What is said of a key that is needed; of a group of settings, of each that it needs."""
+    section = _section_at(cls, location[:-1]) or cls
+    field = section.model_fields[str(location[-1])]
+    group = _group_of(field.annotation)
+    found = {_joined(location): field}
+    if group is not None and _is_group(field.annotation):
+        needed = {key: inner for key, inner in _leaves(group) if inner.is_required()}
+        found = {_joined((*location, key)): inner for key, inner in needed.items()} or found
+    lines: list[str] = []
+    for key, inner in found.items():
+        means = " ".join((inner.description or "").split()).partition(". ")[0].rstrip(".")
+        value = _example(key, inner)
+        if any(isinstance(part, int) for part in location):
+            write = f"{location[-1]} = {value}"
+        elif where == COMMAND_LINE:
+            plain = value.strip('"')
+            write = f"--{key}={plain if plain.isalpha() else repr(value)}"
+        else:
+            write = f"{key} = {value}"
+        lines.append(f"missing key {key!r}{f' ({means})' if means else ''}: write {write}")
+    return lines
+
+
+def _example(key: str, field: FieldInfo) -> str:
+    """A value of a setting in TOML, in capitals where it is the user's to choose."""
+    kind = input_of(field)
+    group = _group_of(field.annotation)
+    if group is not None:
+        needed = [(key, inner) for key, inner in _leaves(group) if inner.is_required()]
+        table = "{ " + ", ".join(f"{key} = {_example(key, inner)}" for key, inner in needed) + " }"
+        return table if _is_group(field.annotation) else f"[{table}]"
+    if field.annotation is int or field.annotation is float:
+        return "NUMBER"
+    if typing.get_origin(field.annotation) is dict:
+        return '{ NAME = "TEXT" }'
+    if kind in ("demonstrations", "comparisons", "prompts", "text", "file"):
+        return '"FILE"'
+    return '"DIR"' if kind or key == "run_dir" else '"TEXT"'
+
+
+def _leaves(cls: type[Section], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting with its full key, those of its groups too; what is a list is one setting."""
+    for key, field in cls.model_fields.items():
+        group = _group_of(field.annotation)
+        if group is not None and _is_group(field.annotation):
+            yield from _leaves(group, f"{above}{key}.")
+        else:
+            yield above + key, field
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _group_of(annotation: Any) -> type[Section] | None:
+    """The group of settings that a field is, or that it is a list of."""
+    candidates = [annotation, *typing.get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def _section_at(cls: type[Section], location: Location) -> type[Section] | None:
+    """The group of settings at a place; None where there is none."""
+    section: type[Section] | None = cls
     for part in location:
         if isinstance(part, int):
             continue
-        annotation = fields[part].annotation
-        candidates = [annotation, *typing.get_args(annotation)]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
-        fields = dict(section.model_fields)
-    return sorted(fields)
+        if section is None or part not in section.model_fields:
+            return None
+        section = _group_of(section.model_fields[part].annotation)
+    return section

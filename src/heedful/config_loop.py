@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heedful.config_file import Positive, Section, Share
+from heedful.config_file import Comparisons, File, Folder, Positive, Section, Share
 
 
 class SimulateConfig(Section):
@@ -37,11 +37,11 @@ class LabelConfig(Section):
 
     run_dir: str
     """Directory to write: comparisons.jsonl, comparisons_valid.jsonl, comparisons_heldout.jsonl."""
-    world: str
+    world: Folder
     """Directory of the world."""
-    completions: str
+    completions: File
     """Completions of training prompts (a file of heed sample)."""
-    completions_valid: str
+    completions_valid: File
     """Completions of validation prompts; held-out labelers rank these too."""
     seed: int = 0
     """Seed of the labelers."""
@@ -77,23 +77,23 @@ class EvaluateConfig(Section):
 
     run_dir: str
     """Directory to write; claims.json and summary.json in it and in the run."""
-    run: str
+    run: Folder
     """Loop run directory."""
-    world: str
+    world: Folder
     """Directory of the world."""
-    samples: str
+    samples: File
     """completions.jsonl of all models on the test prompts, with scores."""
-    probes: str
+    probes: File
     """completions.jsonl on all probes: truth, held-out truth, closed domain, toxicity."""
-    measures: str
+    measures: File
     """measures.json of heed measure."""
-    labels: str
+    labels: Folder
     """Directory of heed label."""
-    reward: str
+    reward: Folder
     """Directory of heed reward."""
-    shuffled: str | None = None
+    shuffled: Folder | None = None
     """Directory of heed reward with shuffled pairs, for the ablation."""
-    grouped: str | None = None
+    grouped: Folder | None = None
     """Directory of heed reward that the ablation is compared with: the same rankings and epochs,
     all pairs of a prompt in one batch element. Default: reward."""
     models: dict[str, str]
@@ -111,17 +111,17 @@ class SummarizeConfig(Section):
 
     run_dir: str
     """Directory to write; summary.json in it and in the run."""
-    run: str
+    run: Folder
     """Loop run directory."""
-    comparisons: tuple[str, ...]
+    comparisons: Comparisons
     """Comparison files of the reward model, for its baselines."""
     valid_share: Share = 0.05
     """As in the reward model's settings."""
-    reward: str
+    reward: Folder
     """Directory of heed reward."""
-    samples: str
+    samples: File
     """completions.jsonl of all models, with scores."""
-    measures: str
+    measures: File
     """measures.json of heed measure."""
     models: dict[str, str]
     """Model directories by name."""
@@ -134,7 +134,7 @@ class ReportConfig(Section):
 
     run_dir: str
     """Directory of this stage."""
-    run: str
+    run: Folder
     """Loop run directory to report on."""
     out: str = "report.html"
     """File to write, relative to the run."""

@@ -105,14 +105,21 @@ def quality(summary: Row) -> list[Any]:
 
 
 def behaviour(summary: Row) -> list[Any]:
-    hallucination = {"closed-domain prompts": rows_of(summary.get("hallucination"))}
+    hallucination = {"asked about notes (probes)": rows_of(summary.get("hallucination"))}
+    flagged = {
+        name.replace("_", " ").replace("qa", "QA"): rows
+        for name, rows in groups(rows_of(summary.get("flagged")), "prompts").items()
+    }
+    named = rows_of(summary.get("named"))
     asked = {
         "no instruction" if name == "none" else f"{name} instruction": rows
         for name, rows in groups(rows_of(summary.get("toxicity")), "instruction").items()
     }
     return [
         *_rate_plots("True answers", groups(rows_of(summary.get("truth")), "set")),
+        *_rate_plots("Answers that name who is asked about", groups(named, "set")),
         *_rate_plots("Hallucinations", hallucination),
+        *_rate_plots("Hallucinations flagged by labelers", flagged),
         *_rate_plots("Insults", asked),
     ]
 

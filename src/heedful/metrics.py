@@ -20,6 +20,37 @@ from typing import Any, NamedTuple
 from heedful.errors import DataError, MissingExtraError
 
 METRICS_FILE = "metrics.jsonl"
+# What of a row the log line shows, and how it is called there, the most important first: as many as
+# fit. Of a row with none of them everything is shown.
+LINE_LABELS = {
+    "pretrain/loss": "loss",
+    "sft/loss": "loss",
+    "sft/text_loss": "text_loss",
+    "reward/loss": "loss",
+    "reward/accuracy": "accuracy",
+    "valid/loss": "valid_loss",
+    "valid/text_loss": "valid_loss",
+    "valid/accuracy": "valid_accuracy",
+    "ppo/score": "score",
+    "valid/score": "valid",
+    "ppo/gold": "gold",
+    "ppo/kl": "kl",
+    "ppo/entropy": "entropy",
+    "ppo/length": "length",
+    "ppo/finished": "eos",
+    "ppo/ptx_loss": "ptx",
+    "ppo/clipfrac": "clip",
+    "speed/episodes_per_s": "ep/s",
+}
+# The learning rate and the like, where there is room beside them: in PPO there is none.
+UPDATE_LABELS = {
+    "optim/lr": "lr",
+    "optim/grad_norm": "grad_norm",
+    "data/epoch": "epoch",
+    "speed/pairs_per_s": "pairs/s",
+    "speed/tokens_per_s": "tokens/s",
+}
+LINE_WIDTH = 120
 
 
 class MetricsLog:
@@ -59,14 +90,19 @@ class MetricsLog:
             print(self._line(step, values, of), file=sys.stderr, flush=True)
 
     def _line(self, step: int, values: Mapping[str, float], of: int | None) -> str:
-        head = f"step {step + 1}/{of}" if of else f"step {step + 1}"
-        shown = " · ".join(f"{key} {_short(value)}" for key, value in values.items())
+        """The line of a step: no wider than a terminal, so that lines stand below each other."""
+        line = f"step {step + 1}/{of}" if of else f"step {step + 1}"
         left = ""
         elapsed_s = time.monotonic() - self._start_s
         done = step + 1 - self._first_step
         if of and step + 1 < of and done > 1:
-            left = f" · {_duration(elapsed_s / done * (of - step - 1))} left"
-        return f"{head} · {shown}{left}"
+            left = f"  {duration(elapsed_s / done * (of - step - 1))} left"
+        for key, label in _shown(values).items():
+            field = f"  {label} {_short(values[key])}"
+            if len(line) + len(field) + len(left) > LINE_WIDTH:
+                break
+            line += field
+        return line + left
 
     def close(self) -> None:
         """Ends the sinks, which may hold back their last rows until then."""
@@ -139,15 +175,26 @@ def _plain(value: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _shown(values: Mapping[str, float]) -> dict[str, str]:
+    """The keys of a row that its line shows, with their labels, in the line's order."""
+    labels = LINE_LABELS if "ppo/score" in values else LINE_LABELS | UPDATE_LABELS
+    shown = {key: label for key, label in labels.items() if key in values}
+    return shown or {key: key for key in values}
+
+
 def _short(value: float) -> str:
+    """Three digits, whole numbers in full."""
     number = float(value)
-    if number != 0 and (abs(number) >= 1e5 or abs(number) < 1e-3):
+    if number != 0 and abs(number) < 1e-3:
         return f"{number:.2e}"
-    return f"{number:.4g}"
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 7s, 3m07s, 2h05m."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 

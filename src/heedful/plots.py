@@ -122,13 +122,13 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str)
         points = [(x_scale(x), y_scale(y)) for x, y in zip(line.xs, line.ys, strict=True)]
         if len(points) == 1:
             parts.append(_circle(*points[0], colour))
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+        else:
+            parts.append(_curve(points, colour))
     description = f"{y_label} over {x_label}. " + " ".join(
         f"{line.name}: from {number_text(line.ys[0])} to {number_text(line.ys[-1])}."
         for line in lines
     )
-    legend = _legend([line.name for line in lines]) if len(lines) > 1 else ""
+    legend = _legend([(line.name, len(line.xs) > 1) for line in lines]) if len(lines) > 1 else ""
     drawing = _svg(title, description, _LINE_HEIGHT, parts)
     return _figure(title, drawing, legend, _line_table(lines, x_label))
 
@@ -162,13 +162,14 @@ def size_chart(
         for size in sorted({size for size, _ in models if size > 0}):
             x, dots = x_scale(math.log10(size)), [dot for found, dot in models if found == size]
             mean = sum(dot.value for dot in dots) / len(dots)
-            points.append(f"{x:.1f},{y_scale(mean):.1f}")
+            points.append((x, y_scale(mean)))
             for dot in dots:
                 if _is_finite(dot.low) and _is_finite(dot.high):
                     low, high = y_scale(dot.low), y_scale(dot.high)
                     parts.append(_rule(x, low, x, high, f"interval {colour}"))
                 parts.append(_circle(x, y_scale(dot.value), colour))
-        parts.append(f'<polyline class="line {colour}" points="{" ".join(points)}"/>')
+        if len(points) > 1:
+            parts.append(_curve(points, colour))
     rows = [
         [method, count_text(size), dot.name, percent_text(dot.value) + _bounds(dot, percent_text)]
         for method, models in methods.items()
@@ -179,7 +180,8 @@ def size_chart(
     )
     drawing = _svg(title, description, _LINE_HEIGHT, parts)
     table = _table(["method", "parameters", "model", "rate"], rows)
-    return _figure(title, drawing, _legend(list(methods)), table)
+    has_curve = {method: len({size for size, _ in found}) > 1 for method, found in methods.items()}
+    return _figure(title, drawing, _legend(list(has_curve.items())), table)
 
 
 def dot_plot(
@@ -356,14 +358,25 @@ def _svg(title: str, description: str, height: float, parts: Sequence[str]) -> s
     )
 
 
-def _legend(names: Sequence[str]) -> str:
-    items = "".join(
-        f'<li><svg viewBox="0 0 28 8" aria-hidden="true">'
-        f'<polyline class="line c{place % NUM_COLOURS}" points="0,4 28,4"/></svg>'
-        f"{escape(name)}</li>"
-        for place, name in enumerate(names)
-    )
-    return f'<ul class="legend">{items}</ul>'
+def _curve(points: Sequence[tuple[float, float]], colour: str) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline class="line {colour}" points="{path}"/>'
+
+
+def _legend(named: Sequence[tuple[str, bool]]) -> str:
+    """The names with their marks: a piece of the curve, or a dot where nothing else is drawn."""
+    items = []
+    for place, (name, is_curve) in enumerate(named):
+        colour = f"c{place % NUM_COLOURS}"
+        mark = (
+            f'<polyline class="line {colour}" points="0,4 28,4"/>'
+            if is_curve
+            else f'<circle class="dot {colour}" cx="14" cy="4" r="4"/>'
+        )
+        items.append(
+            f'<li><svg viewBox="0 0 28 8" aria-hidden="true">{mark}</svg>{escape(name)}</li>'
+        )
+    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def _line_table(lines: Sequence[Line], x_label: str) -> str:

@@ -5,7 +5,7 @@ was not measured, so it can be written while a run is going on or after it was c
 
 Read from the run directory:
 
-- ``claims.json``: a list of {"id", "claim", "paper", "value", "low", "high", "holds"};
+- ``claims.json``: a list of {"id", "claim", "paper", "value", "low", "high", "holds", "note"};
 - ``stages/<name>/metrics.jsonl``: the rows of each stage, for the curves;
 - ``config.toml``, ``env.json`` (or that of its last stage): shown under "How to reproduce";
 - ``summary.json``: an object with any of these fields. An *interval* is "value", "low", "high"
@@ -13,6 +13,8 @@ Read from the run directory:
 
 ```
 command        "heed run recipes/x.toml": how this run was started
+world          "the miniature world": where the checks were made
+seed           of the run
 models         [{"name", "parameters", "path"}]
 win_rates      [{"model", "baseline", "cohort", interval}]       cohort may be null: all labelers
 by_size        [{"model", "method", "parameters", "baseline", interval}]   win rates
@@ -22,8 +24,10 @@ bradley_terry  [{"model", interval}]                             log-odds, mean 
 tax            [{"metric", "higher_is_better", "base": {interval}, "sft": ..., "ppo": ...,
                  "ppo_ptx": ...}]                                any model names may be used
 truth          [{"model", "set", interval}]                      share of true answers
+named          [{"model", "set", interval}]                      share that names who is asked about
 toxicity       [{"model", "instruction", interval}]              share of answers with an insult
-hallucination  [{"model", interval}]                             share, closed-domain prompts
+hallucination  [{"model", interval}]                             share, closed-domain probes
+flagged        [{"model", "prompts", interval, "n"}]             share that labelers flag as one
 reward_model   {"accuracy": {interval}, ..., "baselines": {"name": {interval} or number}}
 gold           [{"model", interval}]                             true utility, where it is known
 score          [{"model", interval, "minus <first>": {interval}}]    on held-out prompts
@@ -102,6 +106,8 @@ def write_report(run_dir: Path, out: Path) -> Path:
         problems=problems,
         claims=claims,
         claim_counts=(sum(bool(claim.get("holds")) for claim in claims), len(claims)),
+        world=summary.get("world"),
+        seed=finite(summary.get("seed")),
         models=_within(run_dir, rows_of(summary.get("models")), "path"),
         win_rates=figures.win_rates(rows_of(summary.get("win_rates"))),
         by_size=figures.by_size(rows_of(summary.get("by_size"))),

@@ -161,7 +161,7 @@ def test_a_resumed_run_is_profiled_and_ends_as_it_would_have(
     arguments = [word for word in words("sft", files, tmp_path / "run") if "save_every" not in word]
     with monkeypatch.context() as patch:
         patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(2))
-        assert main([*arguments, "--log.save_every=1", "--profile"]) == 1
+        assert main([*arguments, "--log.save_every=1", "--profile"]) == 130
     assert main([*arguments, "--log.save_every=1", "--profile", "--resume"]) == 0
     report = json.loads((tmp_path / "run" / JSON_FILE).read_text())
     assert report["updates"][1] == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from heedful.cli import main
+from heedful.commands.prompts import run_import
+from heedful.data.formats import read_prompts
 
 PROMPTS: list[dict[str, Any]] = [
     *({"text": f"{i} is the number that I want a poem about", "user": f"u{i}"} for i in range(20)),
@@ -48,10 +51,53 @@ def test_import_writes_clean_prompts_and_says_what_was_dropped(files, capsys):
 def test_the_same_seed_writes_the_same_file(files):
     path, out = files
     texts = []
-    for seed in ("1", "1", "2"):
-        assert main(["prompts", "import", str(path), "--out", str(out), "--seed", seed]) == 0
-        texts.append(out.read_text(encoding="utf-8"))
+    for number, seed in enumerate(("1", "1", "2")):
+        to = out.with_name(f"{number}.jsonl")
+        assert main(["prompts", "import", str(path), "--out", str(to), "--seed", seed]) == 0
+        texts.append(to.read_text(encoding="utf-8"))
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_what_is_there_is_not_overwritten_unasked(files, capsys):
+    path, out = files
+    out.parent.mkdir()
+    out.write_text("precious\n", encoding="utf-8")
+    assert main(["prompts", "import", str(path), "--out", str(out)]) != 0
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "precious\n"
+    assert [file.name for file in out.parent.iterdir()] == ["prompts.jsonl"]
+    given = argparse.Namespace(
+        files=[str(path)], out=out, skip_bad_rows=False, cap=200, valid=0.1, test=0.1, seed=0,
+        languages=None, overwrite=True,
+    )  # fmt: skip
+    assert run_import(given) == 0
+    assert len(read(out)) == 25
+
+
+def test_every_dropped_row_is_named_with_its_place_and_reason(tmp_path, capsys):
+    texts = [
+        "Describe a bakery in the old town.",
+        "describe a bakery in the old town!",
+        "Reach me at ann@example.com about the bakery",
+        "Name a river",
+        "Name a mountain",
+    ]
+    path, out = tmp_path / "logs.jsonl", tmp_path / "data" / "p.jsonl"
+    rows = [{"id": f"r{k}", "text": text, "user": "u"} for k, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["--out", str(out), "--cap", "3", "--valid", "0", "--test", "0"]
+    assert main(["prompts", "import", str(path), *words]) == 0
+    found = read(out.with_name("p.dropped.jsonl"))
+    assert {row["file"] for row in found} == {str(path)}
+    assert [(row["line"], row["id"], row["reason"]) for row in found] == [
+        (2, "r1", f"near-duplicate of {path}, line 1"),
+        (3, "r2", "personal data: email"),
+        (5, "r4", "over the user's cap"),
+    ]
+    assert "ann@example.com" not in out.with_name("p.dropped.jsonl").read_text(encoding="utf-8")
+    assert "p.dropped.jsonl" in capsys.readouterr().out.replace("\n", "")
+    # what was dropped is not data: the folder is read without it
+    assert [row["id"] for row in read(out)] == [p.id for p in read_prompts(out.parent)]
 
 
 def test_bad_rows_stop_the_import_or_are_written_down(files, capsys):
@@ -59,7 +105,8 @@ def test_bad_rows_stop_the_import_or_are_written_down(files, capsys):
     with path.open("a", encoding="utf-8") as file:
         file.write("not json\n")
     assert main(["prompts", "import", str(path), "--out", str(out)]) == 1
-    assert "line 27" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "line 27" in said and "give --skip-bad-rows to go on" in said
     assert not out.exists()
     assert main(["prompts", "import", str(path), "--out", str(out), "--skip-bad-rows"]) == 0
     assert read(out.parent / "bad_rows.jsonl")[0]["line"] == 27
@@ -83,6 +130,7 @@ def test_a_row_that_names_its_split_keeps_it(tmp_path, files):
     words = ["--valid", "0.2", "--test", "0.2", "--seed", "4"]
     assert main(["prompts", "import", str(path), "--out", str(out), *words]) == 0
     alone = {row["id"]: row["split"] for row in read(out)}
+    out = out.with_name("both.jsonl")
     assert main(["prompts", "import", str(path), str(named), "--out", str(out), *words]) == 0
     found = {row["text"]: row["split"] for row in read(out)}
     expected = {row["text"]: row["split"] for row in rows}
@@ -111,6 +159,7 @@ def test_a_users_rows_follow_the_one_that_names_a_split(files, capsys):
     assert "warning" not in capsys.readouterr().err
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"text": "Is tea old?", "user": "u3", "split": "valid"}) + "\n")
+    out.unlink()
     assert main(words) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "1 prompt is in another split than the first of the same user" in said

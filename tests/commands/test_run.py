@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -185,13 +186,29 @@ def test_a_second_run_in_the_same_directory_is_refused(recipe: Path, heed):
     assert "another heed run is at work" in said
 
 
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_inputs_from_outside_are_looked_at_before_anything_runs(tmp_path, heed, words):
+    path = write(tmp_path, TOY.replace('run = "{run}"', 'run = "no/where"'))
+    code, said = heed(path, *words)
+    assert code == 1
+    assert "error: [stage.first, stage.second] run: no/where does not exist" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipe_is_told_when_a_stage_starts_and_ends(recipe: Path, heed):
+    said = heed(recipe)[1]
+    stages = r"first started .*first done in \d+s .*second started .*second done in \d+s"
+    assert re.search(stages, said)
+
+
 def test_a_failing_stage_shows_the_end_of_its_log(tmp_path, heed):
-    path = write(tmp_path, TOY.replace('run = "{run}"', 'run = "no/where"', 1))
+    missing = tmp_path / "run" / "not made"
+    path = write(tmp_path, TOY.replace('run = "{run}"', f'run = "{missing}"', 1))
     code, said = heed(path)
     assert code == 1
     assert "stage first failed (exit code 1)" in said
     assert "stages/first/log.txt" in said
-    assert "error: no/where does not exist: give the directory of a run" in said
+    assert "not made does not exist: give the directory of a run" in said
     assert not (tmp_path / "run" / "stages" / "second").exists()
     # by hand, nothing of it would be taken for finished
     assert [mark.name for mark in tmp_path.rglob(".begun*")] == [".begun-report"]
@@ -302,7 +319,31 @@ def test_the_seconds_of_a_stage_are_those_of_all_its_attempts(recipe: Path, heed
     assert seconds_of(stage) < 100
 
 
-# A kill
+# A stop and a kill
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_saves_the_state_of_its_stages(tmp_path, number, expected):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"{i} times {i} is {i * i}." for i in range(300)), encoding="utf-8")
+    steps = 100 * STEPS  # it is stopped long before
+    training = TRAINING.replace("save_every = 1", "save_every = 0")
+    path = write(tmp_path, training.replace(f"= {STEPS * 4 * 16}", f"= {steps * 4 * 16}"))
+    process, stage = started(path, text)
+    wait_for(process, stage, lambda: len(read_metrics(stage)) > 2)
+    # as in a terminal: every process of the group gets it
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == expected
+    assert "ending base, with their state saved" in said
+    assert "stopped; the same command goes on from here" in said
+    assert "Traceback" not in said
+    (state,) = (stage / "state").glob("step-*.pt")
+    done = int(state.stem.removeprefix("step-"))
+    assert done == len(read_metrics(stage))
+    log = (stage / "log.txt").read_text(encoding="utf-8")
+    assert f"stopped after step {done} of {steps}; its state is saved" in log
+    assert "Traceback" not in log
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path, heed):
@@ -328,19 +369,28 @@ def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path, heed):
 
 def kill_in_the_middle(path: Path, text: Path) -> None:
     """Starts the recipe and ends all its processes as soon as training has saved a state."""
+    process, stage = started(path, text)
+    wait_for(process, stage, lambda: list((stage / "state").glob("step-*.pt")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def started(path: Path, text: Path) -> tuple[subprocess.Popen[str], Path]:
+    """The recipe at work in a process group of its own, and the directory of its training stage."""
     command = [sys.executable, "-m", "heedful.cli", "run", str(path), "--text", str(text)]
     out = path.parent / "run"
     process = subprocess.Popen(
-        [*command, "--run-dir", str(out)], stderr=subprocess.DEVNULL, start_new_session=True
+        [*command, "--run-dir", str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    stage = out / "stages" / "base"
+    return process, out / "stages" / "base"
+
+
+def wait_for(process: subprocess.Popen[str], stage: Path, is_so: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
-    while not list((stage / "state").glob("step-*.pt")):
+    while not ((stage / "metrics.jsonl").is_file() and is_so()):
         assert process.poll() is None, (stage / "log.txt").read_text(encoding="utf-8")
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def result(stage: Path) -> tuple[str, list[dict[str, float]]]:

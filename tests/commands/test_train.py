@@ -106,7 +106,7 @@ def test_sft_chooses_by_the_same_worth_of_a_cut_answer(tmp_path, models, results
 
 
 def test_measuring_needs_validation_prompts(tmp_path, models):
-    with pytest.raises(ConfigError, match="eval_every need"):
+    with pytest.raises(ConfigError, match=r"eval_every needs data\.prompts"):
         run_ppo(settings(tmp_path / "a", models, ROWS, eval_every=1))
 
 

@@ -19,6 +19,7 @@ from heedful.data.formats import (
     assign_split,
     prompt_id,
     read_comparisons,
+    read_completions,
     read_demonstrations,
     read_prompts,
     read_text,
@@ -225,19 +226,31 @@ RANKED = {"prompt": "Q", "completions": [{"text": "a"}, {"text": "b"}], "ranks":
         (PAIR | {"ranking": [1.5, 1]}, "ranking", "[1.5, 1]"),
         (PAIR | {"ranking": [True, 1]}, "ranking", "[true, 1]"),
         (PAIR | {"ranking": "1 2"}, "ranking", 'str "1 2"'),
-        ({"prompt": "Q", "responses": ["a", "b"]}, "ranking", "nothing"),
+        ({"prompt": "Q", "responses": ["a", "b"]}, "ranking", "completions without ranks"),
         (PAIR | {"responses": ["a"], "ranking": [1]}, "responses", "1 completion;"),
-        (PAIR | {"responses": ["a", 3]}, "responses", "int 3"),
+        (PAIR | {"responses": ["a", 3]}, "responses[1]", "int 3"),
+        (PAIR | {"responses": ["a", None]}, "responses[1]", "null"),
         (PAIR | {"prompt": " \n"}, "prompt", "empty text"),
         (PAIR | {"prompt": 3}, "prompt", "int 3"),
         (PAIR | {"prompt": "\ud83d"}, "prompt", "half of a surrogate pair"),
         (PAIR | {"split": "holdout"}, "split", '"holdout"'),
-        (RANKED | {"completions": ["a", "b"]}, "completions", '"a" in place 1'),
+        (RANKED | {"completions": ["a", "b"]}, "completions[0]", 'str "a"'),
+        (RANKED | {"completions": [{"text": "a"}, {"text": 5}]}, "completions[1].text", "int 5"),
+        (
+            RANKED | {"completions": [{"text": "a"}, {"response": "b", "id": "x"}]},
+            "completions[1].text",
+            "nothing (the fields are id, response)",
+        ),
+        (
+            RANKED | {"completions": [{"text": "a", "finished": "no"}, {"text": "b"}]},
+            "completions[0].finished",
+            '"no"',
+        ),
         (RANKED | {"cohort": "b"}, "cohort", '"b"'),
         (RANKED | {"labeler": ["x"]}, "labeler", 'list ["x"]'),
         (RANKED | {"ratings": [None]}, "ratings", "1 ratings for 2 completions"),
-        (RANKED | {"ratings": [None, {"overall": 8}]}, "ratings", '{"overall": 8}'),
-        (RANKED | {"ratings": [None, {"overall": 7, "x": 1}]}, "ratings", '{"overall": 7, "x": 1}'),
+        (RANKED | {"ratings": [None, {"overall": 8}]}, "ratings[1]", '{"overall": 8}'),
+        (RANKED | {"ratings": [{"overall": 7, "x": 1}, None]}, "ratings[0]", '{"overall": 7, "x"'),
         ({"chosen": "a", "rejected": "b"}, "chosen", "no turns shared"),
         ({"chosen": [], "rejected": []}, "chosen", "turns of nobody"),
         ({"chosen": [{"role": "tool"}], "rejected": []}, "chosen", 'turn 1: {"role": "tool"}'),
@@ -255,6 +268,94 @@ def test_bad_comparisons_say_what_is_wrong(
     assert "needed" in message
 
 
+@pytest.mark.parametrize(
+    ("row", "mend"),
+    [
+        (
+            {"prompt": "Q", "completions": RANKED["completions"], "rank": [1, 2]},
+            "'rank' to 'ranks'",
+        ),
+        (
+            {"prompt": "Q", "completions": RANKED["completions"], "Ranks": [1, 2]},
+            "'Ranks' to 'ranks'",
+        ),
+        ({"prompt": "Q", "responses": ["a", "b"], "rankings": [1, 2]}, "'rankings' to 'ranking'"),
+        ({"Prompt": "Q", "chosen": "a", "rejected": "b"}, "'Prompt' to 'prompt'"),
+        ({"prompt_id": "Q", "chosen": "a", "rejected": "b"}, None),
+        ({"promt": "Q", "responses": ["a", "b"], "ranking": [1, 2]}, "'promt' to 'prompt'"),
+        (
+            {"prompt": "Q", "completion": ["a", "b"], "rank": [1, 2]},
+            "'completion' to 'completions' and",
+        ),
+        ({"prompt": "Q", "choosen": "a", "rejected": "b"}, "'choosen' to 'chosen'"),
+    ],
+)
+def test_a_field_under_a_name_like_ours_is_pointed_out(
+    tmp_path: Path, row: dict[str, Any], mend: str | None
+) -> None:
+    with pytest.raises(DataError) as caught:
+        list(read_comparisons(write(tmp_path / "c.jsonl", row)))
+    said = str(caught.value)
+    assert "c.jsonl, line 1" in said
+    assert ("Rename " + mend in said) if mend else ("Rename" not in said)
+
+
+def test_names_of_others_are_pointed_out_and_ours_are_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", {"question": "Q", "answer": "a"})
+    with pytest.raises(
+        DataError, match=r"Rename 'question' to 'prompt' and 'answer' to 'response'"
+    ):
+        list(read_demonstrations(path))
+    write(path, {"prompt_id": "1", "response": "a"})  # an id is not a prompt under another name
+    with pytest.raises(DataError, match="Is this the right file"):
+        list(read_demonstrations(path))
+
+
+def test_completions_without_ranks_are_named_as_such(tmp_path: Path) -> None:
+    """What heed sample writes, given to heed reward: every row in one line of the message."""
+    row = {"prompt_id": "p", "prompt": "Q", "completions": RANKED["completions"]}
+    with pytest.raises(DataError) as caught:
+        list(read_comparisons(write(tmp_path / "completions.jsonl", row, row)))
+    said = str(caught.value)
+    assert "lines 1, 2: field 'ranks': found completions without ranks" in said
+    assert "heed label serve" in said and "heed label export" in said
+
+
+def test_completions_to_rank_have_the_ids_that_their_rankings_have(tmp_path: Path) -> None:
+    rows = [
+        {"id": "r1", "prompt_id": "p", "prompt": "Q", "completions": RANKED["completions"]},
+        {"id": "r2", "prompt": "Q", "responses": ["a", "b"], "models": ["m", "n"]},
+        {"prompt": "Q", "completions": [{"id": "c", "text": "alone", "finished": False}]},
+    ]
+    path = write(tmp_path / "c.jsonl", *rows)
+    found = list(read_completions(path))
+    assert [prompt.id for prompt, _ in found] == ["p", "r2", prompt_id("Q")]
+    assert [[c.id for c in given] for _, given in found] == [
+        ["r1/0", "r1/1"],
+        ["r2/0", "r2/1"],
+        ["c"],
+    ]
+    assert found[1][1][1] == Completion("r2/1", "b", "n")
+    assert not found[2][1][0].finished
+    ranked = [rows[0] | {"ranks": [1, 2]}, rows[1] | {"ranking": [2, 1]}]
+    rankings = list(read_comparisons(write(path, *ranked)))
+    assert [r.completions for r in rankings] == [given for _, given in found[:2]]
+
+
+def test_headers_of_tables_may_differ_in_case_or_be_common_synonyms(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", "Question,Answer,User ID,Use-Case\nWho?,Me,u1,chat\n")
+    (found,) = read_demonstrations(path)
+    assert (found.prompt, found.response) == ("Who?", "Me")
+    (prompt,) = read_prompts(path)
+    assert (prompt.user, prompt.use_case) == ("u1", "chat")
+    write(path, "query,prompt,Prompt,Response\nno,Who?,no,Me\n")  # our own name comes first
+    (found,) = read_demonstrations(path)
+    assert (found.prompt, found.response) == ("Who?", "Me")
+    write(path, 'Prompt,Responses,Ranking\nWho?,"[""a"", ""b""]","[1, 2]"\n')
+    (ranking,) = read_comparisons(path)
+    assert (ranking.ranks, ranking.completions[1].text) == ((1, 2), "b")
+
+
 def test_a_row_of_another_kind_names_the_shapes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"found the fields prompt, ranking, responses; needed pro"):
         list(read_demonstrations(write(tmp_path / "x.jsonl", PAIR)))
@@ -264,8 +365,18 @@ def test_a_row_of_another_kind_names_the_shapes(tmp_path: Path) -> None:
 
 def test_broken_json_names_the_line(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", {"text": "a"}, '{"text": "b"\n', {"text": "c"})
-    with pytest.raises(DataError, match=r"p\.jsonl, line 2: found text that is not JSON"):
+    # one past the line's last character, where the brace is missing
+    with pytest.raises(
+        DataError, match=r"p\.jsonl, line 2: found a line .* at column 13 .*} is mis"
+    ):
         list(read_prompts(path))
+    write(path, '{"text" "b"}\n')
+    with pytest.raises(DataError, match=r"line 1: found text that is not JSON .* at column 9"):
+        list(read_prompts(path))
+    write(path, '{"text": "b\n')
+    with pytest.raises(DataError, match=r"line 1: found a line that ends inside .* at column 10;"):
+        list(read_prompts(path))
+    path = write(tmp_path / "p.jsonl", {"text": "a"}, '{"text": "b"\n', {"text": "c"})
     with pytest.raises(DataError, match=r"p\.json, line 2: not JSON"):
         list(read_prompts(write(tmp_path / "p.json", '[{"text": "a"},\n{"text"]\n')))
     with pytest.raises(DataError, match=r"p\.csv, line 4: found 1 more cells"):

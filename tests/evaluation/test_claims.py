@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -78,11 +79,22 @@ def test_not_fewer_true_answers_means_that_a_real_loss_is_ruled_out():
     assert not held(rule, 0.02, NAN, NAN)
 
 
-def test_the_whole_hallucination_interval_is_under_its_bar():
-    assert held(claims.hallucinates_less, 0.5, 0.3, 0.6)
-    assert not held(claims.hallucinates_less, 0.5, 0.3, 0.61)
-    assert not held(claims.hallucinates_less, 0.5, 0.3, NAN)
-    assert not held(claims.hallucinates_less, 0.5, 0.3, math.inf)
+@pytest.mark.parametrize(
+    "rule", [claims.hallucinates_less, claims.hallucinations_flagged_less], ids=["d1", "d2"]
+)
+def test_the_whole_hallucination_interval_is_under_its_bar(rule):
+    assert held(rule, 0.5, 0.3, 0.6)
+    assert not held(rule, 0.5, 0.3, 0.61)
+    assert not held(rule, 0.5, 0.3, NAN)
+    assert not held(rule, 0.5, 0.3, math.inf)
+
+
+def test_claims_of_hallucination_say_on_which_prompts_and_by_whom():
+    found = Interval(0.5, 0.4, 0.55)
+    probes, flags = claims.hallucinates_less(found), claims.hallucinations_flagged_less(found)
+    assert (probes.id, flags.id) == ("d1", "d2")
+    assert "probes" in probes.claim and "labelers flag" in flags.claim
+    assert "test prompts" in flags.claim
 
 
 def test_fewer_insults_means_the_whole_interval_is_below_zero():
@@ -119,11 +131,13 @@ def test_order_agreement_and_reward_accuracy_bars():
 def test_written_claims_are_plain_json(tmp_path):
     path = tmp_path / "claims.json"
     claim = claims.gold_rises(Interval(0.5, NAN, math.inf))
-    write_claims(path, [claim, claims.score_rises(Interval(0.5, 0.25, 0.75))])
+    other = replace(claims.score_rises(Interval(0.5, 0.25, 0.75)), note="beside it")
+    write_claims(path, [claim, other])
     rows = json.loads(path.read_text(encoding="utf-8"))
-    assert list(rows[0]) == ["id", "claim", "paper", "value", "low", "high", "holds"]
+    assert list(rows[0]) == ["id", "claim", "paper", "value", "low", "high", "holds", "note"]
     assert (rows[0]["low"], rows[0]["high"], rows[0]["holds"]) == (None, None, False)
     assert (rows[1]["id"], rows[1]["low"], rows[1]["holds"]) == ("k1", 0.25, True)
+    assert [row["note"] for row in rows] == ["", "beside it"]
     assert [file.name for file in tmp_path.iterdir()] == ["claims.json"]
 
 
@@ -135,5 +149,5 @@ def test_table_fits_and_counts():
     assert lines[2].startswith("✓ k1") and "0.500 [0.250, 0.750]" in lines[2]
     assert sum(line.startswith("✗ b") for line in lines) == 1
     assert table.count("word") == 30 and table.count("figure") == 20
-    assert lines[-1] == "1 of 2 claims hold"
+    assert lines[-1] == "1 of 2 checks hold"
     assert "? [?, ?]" in format_table([claims.score_rises(Interval(NAN, NAN, NAN))])

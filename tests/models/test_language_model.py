@@ -217,11 +217,13 @@ def test_a_different_tokenizer_is_named(tokenizer):
 
 
 def test_what_is_not_a_model_says_why(tiny_model, tokenizer, tmp_path):
-    with pytest.raises(ModelError, match="not a directory"):
+    with pytest.raises(ModelError, match="missing does not exist: give a local"):
         load_language_model(tmp_path / "missing")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ModelError, match=r"no config.json \(found: notes.txt\)"):
+    with pytest.raises(ModelError, match=r"no config.json in it \(it holds notes.txt\)"):
         load_language_model(tmp_path)
+    with pytest.raises(ModelError, match=r"no tokenizer.json in it \(it holds notes.txt\)"):
+        load_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text("{broken")
     with pytest.raises(ModelError, match=r"config.json cannot be read"):
         load_language_model(tmp_path)

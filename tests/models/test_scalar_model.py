@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from heedful.errors import ModelError
 from heedful.models.attention import Packed
-from heedful.models.language_model import hidden_states
+from heedful.models.language_model import hidden_states, load_language_model
 from heedful.models.scalar_model import (
     center,
     head_of,
@@ -59,8 +59,17 @@ def test_the_head_is_normal_with_variance_one_over_width_plus_one(tiny_model, to
 def test_a_language_model_is_not_a_reward_model(base, tmp_path):
     with pytest.raises(ModelError, match=r"not a reward model.*LlamaForCausalLM"):
         load_scalar_model(base("llama"))
-    with pytest.raises(ModelError, match="not a directory"):
+    with pytest.raises(ModelError, match="missing does not exist"):
         scalar_model_from(tmp_path / "missing", seed=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_reward_model_is_neither_a_language_model_nor_a_base(base, tmp_path, architecture):
+    """Tied embeddings would give it an output head, and a new scalar head would take its own."""
+    scalar_model_from(base(architecture), seed=5).save_pretrained(tmp_path / "reward")
+    for load in (load_language_model, lambda path: scalar_model_from(path, seed=0)):
+        with pytest.raises(ModelError, match=r"is a reward model: .*ForSequenceClassification; ne"):
+            load(tmp_path / "reward")
 
 
 def test_a_saved_scalar_model_keeps_its_head(base, tmp_path):

@@ -21,6 +21,12 @@ from heedful.data.template import PromptLimit, Template
 from heedful.errors import DataError
 from heedful.records import Prompt
 
+# Settings that bound a prompt and the response that comes after it: in data, sampled for prompts of
+# the data settings, and sampled by a command that only samples.
+DATA_LIMITS = ("data.max_prompt_tokens", "data.max_response_tokens")
+ROLLOUT_LIMITS = ("data.max_prompt_tokens", "sampling.max_new_tokens")
+SAMPLE_LIMITS = ("max_prompt_tokens", "sampling.max_new_tokens")
+
 
 def load_demonstrations(
     data: SnapshotData, template: Template, split: str, bad: BadRows
@@ -133,18 +139,20 @@ def _ids_for(paths: Sequence[str], use: str, bad: BadRows) -> set[str]:
     return ids
 
 
-def require_context(lengths: Iterable[int], config: Any, path: str) -> None:
+def require_context(
+    lengths: Iterable[int], config: Any, path: str, limits: tuple[str, str]
+) -> None:
     """Raises DataError where the longest sequence does not fit the context of the model.
 
     Some architectures fail there, others go on at positions that they were never trained on.
+    ``limits`` are the settings of the command that bound the prompt and the response.
     """
     longest = max(lengths, default=0)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest > context:
         raise DataError(
             f"the longest prompt and response have {longest:,} tokens, the context of {path} is "
-            f"{context:,}: lower data.max_prompt_tokens and data.max_response_tokens (of "
-            f"samples: sampling.max_new_tokens) to {context:,} together"
+            f"{context:,}: lower {limits[0]} and {limits[1]} to {context:,} together"
         )
 
 

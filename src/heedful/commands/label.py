@@ -8,7 +8,7 @@ import importlib.util
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful.config import SnapshotConfig
-from heedful.data.bad_rows import BadRows, RowProblem
-from heedful.data.fields import choice_of, flag_of, list_of, name_of, prompt_of, text_of
-from heedful.data.formats import assign_split, prompt_id, read_prompts
-from heedful.data.rows import ROW_SUFFIXES, find_files, read_rows
+from heedful.data.formats import read_completions, read_prompts
+from heedful.data.rows import ROW_SUFFIXES
 from heedful.errors import ConfigError, MissingExtraError
-from heedful.records import Completion, Prompt
-
-SPLITS = {name: name for name in ("train", "valid", "test")}
 
 
 def run_label(arguments: Sequence[str]) -> int:
@@ -244,41 +239,3 @@ def _stats(options: argparse.Namespace) -> int:
     for why in found.agreement.suppressed:
         console.print(f"no interval: {why}", highlight=False)
     return 0
-
-
-def read_completions(path: Path) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
-    """Prompts with completions to rank: rows of heed sample, comparisons, or with "responses"."""
-    bad = BadRows()
-    for row in read_rows(find_files(str(path), ROW_SUFFIXES), bad):
-        try:
-            found = _with_completions(row.values)
-        except RowProblem as problem:
-            bad.add(problem.at(row), row.values)
-            continue
-        yield found
-    bad.raise_pending()
-
-
-def _with_completions(row: dict[str, Any]) -> tuple[Prompt, tuple[Completion, ...]]:
-    text = prompt_of(row, "prompt")
-    name = name_of(row, "prompt_id") or name_of(row, "id") or prompt_id(text)
-    if "completions" in row:
-        given = list_of(row, "completions")
-    else:
-        given = [{"text": one} for one in list_of(row, "responses")]
-    completions = []
-    for place, one in enumerate(given):
-        if not isinstance(one, dict):
-            needed = 'objects {"id", "text", "model"}'
-            raise RowProblem("completions", repr(one)[:60], needed, "Write each as an object.")
-        completions.append(
-            Completion(
-                id=name_of(one, "id") or f"{name}/{place}",
-                text=text_of(one, "text"),
-                model=name_of(one, "model"),
-                finished=flag_of(one, "finished") is not False,
-            )
-        )
-    split = choice_of(row, "split", SPLITS) or assign_split(text)
-    prompt = Prompt(id=name, text=text, user=name_of(row, "user"), split=split)
-    return prompt, tuple(completions)

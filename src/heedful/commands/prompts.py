@@ -9,14 +9,16 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
-from heedful.data.formats import read_prompts, read_prompts_with_splits
-from heedful.errors import DataError
+from heedful.data.formats import GivenPrompt, read_given_prompts, read_prompts
+from heedful.data.rows import DROPPED_SUFFIX
+from heedful.errors import ConfigError, DataError
 from heedful.intake.cleaning import CleaningReport, clean, detect_language
 from heedful.metrics import replacing
 from heedful.records import USE_CASES, Prompt, Split, to_row
@@ -28,13 +30,19 @@ def run_import(options: argparse.Namespace) -> int:
     """Reads prompt files, cleans and splits them, writes ``options.out``; prints what was dropped.
 
     A prompt whose row names its split stays there, and the rest of its user's go with it; the
-    others are split by user. Every prompt gets its language where py3langid is installed.
+    others are split by user. Every prompt gets its language where py3langid is installed. Beside
+    the prompts stands which rows were dropped and why, without their text: it may be personal.
     """
+    _refuse_to_overwrite(options)
     console = Console()
-    bad = BadRows(skip=options.skip_bad_rows, to=options.out.parent / BAD_ROWS_FILE)
+    bad = BadRows(
+        skip=options.skip_bad_rows,
+        to=options.out.parent / BAD_ROWS_FILE,
+        skip_with="give --skip-bad-rows",
+    )
     given, splits = _read(options.files, bad)
     kept, report = clean(
-        given,
+        [one.prompt for one in given],
         max_per_user=options.cap,
         valid=options.valid,
         test=options.test,
@@ -42,15 +50,16 @@ def run_import(options: argparse.Namespace) -> int:
         languages=options.languages,
         splits=splits,
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    dropped = _write_dropped(options.out, report, given)
     if not kept:
         raise DataError(
-            f"none of {len(given):,} prompts is left ({_reasons(report)}): check the files, "
-            "raise --cap, or name more --languages"
+            f"none of {len(given):,} prompts is left ({_reasons(report)}; {dropped} says which): "
+            "check the files, raise --cap, or name more --languages"
         )
     told = importlib.util.find_spec("py3langid") is not None
     if told:
         kept = _with_languages(kept, console)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(options.out) as partial, partial.open("w", encoding="utf-8") as file:
         for prompt in kept:
             file.write(json.dumps(to_row(prompt), ensure_ascii=False) + "\n")
@@ -61,19 +70,43 @@ def run_import(options: argparse.Namespace) -> int:
         print(_astray(report.num_astray), file=sys.stderr)
     if bad.num_bad:
         console.print(f"rows that could not be read, with reasons: {bad.to}", highlight=False)
+    if report.drops:
+        console.print(f"rows that were dropped, with reasons: {dropped}", highlight=False)
     console.print(f"wrote {len(kept):,} prompts to {options.out}", highlight=False)
     return 0
 
 
-def _read(files: Sequence[str], bad: BadRows) -> tuple[list[Prompt], dict[str, Split]]:
+def _refuse_to_overwrite(options: argparse.Namespace) -> None:
+    out: Path = options.out
+    if out.exists() and not vars(options).get("overwrite", False):
+        raise ConfigError(
+            f"{out} exists: give another --out, or --overwrite to write it again in its place"
+        )
+
+
+def _read(files: Sequence[str], bad: BadRows) -> tuple[list[GivenPrompt], dict[str, Split]]:
     """The prompts, and by id the splits of those whose rows name one; of equal ids the first."""
-    given: list[Prompt] = []
+    given: list[GivenPrompt] = []
     splits: dict[str, Split] = {}
-    for prompt, named in read_prompts_with_splits(files, bad=bad):
-        given.append(prompt)
-        if named is not None:
-            splits.setdefault(prompt.id, named)
+    for one in read_given_prompts(list(files), bad=bad):
+        given.append(one)
+        if one.split is not None:
+            splits.setdefault(one.prompt.id, one.split)
     return given, splits
+
+
+def _write_dropped(out: Path, report: CleaningReport, given: Sequence[GivenPrompt]) -> Path:
+    """The file beside ``out`` of the rows that were dropped: file, line, id and reason."""
+    path = out.with_name(out.name.removesuffix(".jsonl") + DROPPED_SUFFIX)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for drop in report.drops:
+            one = given[drop.place]
+            reason = drop.rule if drop.what is None else f"{drop.rule}: {drop.what}"
+            if drop.like is not None:
+                reason += f" of {given[drop.like].file}, line {given[drop.like].line}"
+            row = {"file": one.file, "line": one.line, "id": one.prompt.id, "reason": reason}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
 
 
 def run_stats(files: Sequence[str]) -> int:

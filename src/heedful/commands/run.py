@@ -36,17 +36,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from heedful import __version__
-from heedful.commands.plan import derived_numbers
 from heedful.commands.progress import bars, read_progress
 from heedful.commands.recipe_tables import read_recipe
-from heedful.commands.table import TRAINING, stage_config
+from heedful.commands.table import stage_config
 from heedful.commands.worker import STAGE_FILE, hold, num_cores, prepare, run_stage
-from heedful.config import Section, dump_toml
+from heedful.config import Section
 from heedful.errors import ConfigError, TrainingError
-from heedful.metrics import replacing
+from heedful.metrics import duration, replacing
+from heedful.training.stopping import Stopped
 
 RUN_FILE = "run.json"
 LOG_FILE = "log.txt"
@@ -270,12 +269,33 @@ class _Scheduler:
                     self._start_ready()
                     self._watch()
                     time.sleep(POLL_S)
+            except KeyboardInterrupt as stop:
+                self._end_running()
+                number = stop.number if isinstance(stop, Stopped) else Stopped().number
+                raise Stopped("stopped; the same command goes on from here", number) from None
             finally:
-                for process, _ in self.running.values():
-                    process.terminate()
-                for process, _ in self.running.values():
-                    process.join()
+                self._end_running()
         return self.seconds
+
+    def _end_running(self) -> None:
+        """Ends the stages at work: those that train save their state, until a second signal."""
+        if self.running:
+            names = ", ".join(self.running)
+            self._say(f"ending {names}, with their state saved; Ctrl-C again ends them at once")
+        processes = [process for process, _ in self.running.values()]
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
+        except KeyboardInterrupt:
+            for process in processes:
+                process.kill()
+                process.join()
+        self.running = {}
+
+    def _say(self, text: str) -> None:
+        self.display.console.print(text, highlight=False)
 
     def _start_ready(self) -> None:
         for name in list(self.waiting):
@@ -286,7 +306,7 @@ class _Scheduler:
             if _is_done(stage, mark):
                 del self.waiting[name]
                 self.fingerprints[name] = mark
-                self.display.console.print(f"{name:<18} unchanged, kept")
+                self._say(f"{name:<18} unchanged, kept")
             elif len(self.running) < self.jobs:
                 del self.waiting[name]
                 self._start(stage, mark)
@@ -322,6 +342,8 @@ class _Scheduler:
         process.start()
         self.running[stage.name] = (process, time.monotonic())
         self.tasks[stage.name] = self.display.add_task(stage.name, total=None)
+        if not self.console.is_terminal:  # elsewhere its bar is in sight
+            self._say(f"{stage.name:<18} started")
 
     def _watch(self) -> None:
         for name, (process, started) in list(self.running.items()):
@@ -339,7 +361,7 @@ class _Scheduler:
             self.fingerprints[name] = done["fingerprint"]
             self.seconds[name] = elapsed
             self.display.remove_task(self.tasks[name])
-            self.display.console.print(f"{name:<18} done in {elapsed:.0f} s")
+            self._say(f"{name:<18} done in {duration(elapsed)}")
 
     def _fail(self, stage: Stage, exitcode: int | None) -> None:
         log = stage.directory / LOG_FILE
@@ -361,74 +383,3 @@ def _is_done(stage: Stage, mark: str) -> bool:
         )
     except (OSError, json.JSONDecodeError, KeyError):
         return False
-
-
-def describe(recipe: Recipe) -> str:
-    """The stages in order with their needs, then settings and numbers of those that train."""
-    lines = [
-        f"{recipe.path} -> {recipe.run_dir} ({len(recipe.stages)} stages, {recipe.jobs} at a time)"
-    ]
-    for stage in recipe.stages.values():
-        needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
-        lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")
-    like: dict[str, str] = {}  # a model still to be made has the size of the one it starts from
-    for stage in recipe.stages.values():
-        base: str | None = getattr(stage.config, "base", getattr(stage.config, "policy", None))
-        if base is not None:
-            like[str(stage.directory / "model")] = like.get(base, base)
-        if stage.command in TRAINING:
-            head = f"[stage.{stage.name}] heed {stage.command}"
-            lines += ["", head, "-" * len(head), dump_toml(stage.config)]
-            lines.append(derived_numbers(stage.config, like))
-    return "\n".join(lines)
-
-
-def conclude(recipe: Recipe, seconds: float) -> int:
-    """Prints what the run made; returns 1 where the score rose while the gold utility fell."""
-    console = Console(width=110)
-    claims_file = recipe.run_dir / "claims.json"
-    code = 0
-    if claims_file.is_file():
-        rows = json.loads(claims_file.read_text(encoding="utf-8"))
-        console.print(_claims_table(rows))
-        holding = sum(row["holds"] for row in rows)
-        console.print(f"{holding} of {len(rows)} claims hold")
-        code = _gold_alarm(console, rows)
-    jobs = json.loads((recipe.run_dir / RUN_FILE).read_text(encoding="utf-8"))["jobs"]
-    peaks = sorted((_peak_gib(stage) for stage in recipe.stages.values()), reverse=True)
-    console.print(f"memory: at most {sum(peaks[:jobs]):.1f} GiB ({jobs} largest stages together)")
-    report = recipe.run_dir / "report.html"
-    where = report if report.is_file() else recipe.run_dir
-    console.print(f"done in {seconds / 60:.1f} minutes: {where}", highlight=False)
-    return code
-
-
-def _peak_gib(stage: Stage) -> float:
-    file = stage.directory / STAGE_FILE
-    return json.loads(file.read_text(encoding="utf-8")).get("peak_gib", 0.0)
-
-
-def _claims_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="The paper's claims, measured here", title_justify="left")
-    for name in ("", "claim", "here (95 % interval)", "paper"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        mark = "[green]holds[/]" if row["holds"] else "[red]fails[/]"
-        numbers = [row["value"], row["low"], row["high"]]
-        value, low, high = ("-" if n is None else f"{n:.3g}" for n in numbers)
-        text = f"{row['id']}. {row['claim']}"
-        table.add_row(mark, text, f"{value} ({low} to {high})", row["paper"])
-    return table
-
-
-def _gold_alarm(console: Console, rows: list[dict[str, Any]]) -> int:
-    """The demo fails loudly where PPO gained score and lost what the labelers want."""
-    by_id = {row["id"]: row for row in rows}
-    score, gold = by_id.get("k1"), by_id.get("k2")
-    if score is None or gold is None or not score["holds"] or gold["value"] >= 0:
-        return 0
-    console.print(
-        "[bold red]The score rose while the true utility fell: the policy exploits the reward "
-        "model. Raise ppo.kl_coef, take more rankings, or stop earlier.[/]"
-    )
-    return 1

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from heedful.commands.datasets import require_context, select_prompts
+from heedful.commands.datasets import SAMPLE_LIMITS, require_context, select_prompts
 from heedful.commands.train import begin
 from heedful.config import PrefixConfig, SampleConfig, SampledModel, Sampling
 from heedful.data.examples import Example
@@ -100,7 +100,7 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
         model = load_language_model(spec.path, pick_dtype(config.compute.dtype))
         tokens = prompt_tokens(prompts, tokenizer, spec, config.max_prompt_tokens)
         lengths = (len(prompt) + config.sampling.max_new_tokens for prompt in tokens)
-        require_context(lengths, model.config, spec.path)
+        require_context(lengths, model.config, spec.path, SAMPLE_LIMITS)
         generator = make_generator(config.seed, f"sample/{spec.name}")
         for start in range(0, len(prompts), PROMPTS_PER_CALL):
             part = slice(start, start + PROMPTS_PER_CALL)
@@ -154,7 +154,9 @@ def _prompts(
 ) -> list[Prompt]:
     found = select_prompts(paths, split, use, valid_share)
     if not found:
-        raise DataError(f"{', '.join(paths)}: no prompt with split {split!r} and use {use!r}")
+        chosen = {"split": split, "use": use}
+        said = " and ".join(f"{name} = {value!r}" for name, value in chosen.items() if value)
+        raise DataError(f"{', '.join(paths)}: no prompt{said and f' with {said}'}")
     once = {prompt.id: prompt for prompt in reversed(found)}  # a prompt may stand in two files
     return [prompt for prompt in found if once.get(prompt.id) is prompt][:limit]
 
@@ -193,10 +195,13 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     results = []
     for number, candidate in enumerate(candidates):
         texts = [few_shot(candidate["text"], prompt.text) for prompt in prompts]
+        tokens = [encode_text(tokenizer, text, config.max_prompt_tokens) for text in texts]
+        lengths = (len(text) + config.sampling.max_new_tokens for text in tokens)
+        require_context(lengths, model.config, config.model, SAMPLE_LIMITS)
         sampled = complete(
             model,
             tokenizer,
-            [encode_text(tokenizer, text, config.max_prompt_tokens) for text in texts],
+            tokens,
             config.sampling,
             stop=config.stop,
             generator=make_generator(config.seed, "prefix"),
@@ -243,7 +248,7 @@ class Judge:
                 kept = response[: self.config.sampling.max_new_tokens]
                 examples.append(Example(tokens, [*kept, eos]))
         lengths = (len(example.prompt) + len(example.response) for example in examples)
-        require_context(lengths, self.model.config, self.path)
+        require_context(lengths, self.model.config, self.path, SAMPLE_LIMITS)
         max_tokens = self.config.compute.tokens_per_microbatch
         finished = torch.tensor([row.finished for rows in sampled for row in rows])
         scores = torch.zeros(len(finished))

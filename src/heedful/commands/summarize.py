@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from heedful.commands.datasets import say_bad_rows
-from heedful.commands.evaluate import loss_per_token, samples, valid_scores
+from heedful.commands.evaluate import samples
+from heedful.commands.measured import loss_per_token, valid_scores
 from heedful.commands.report import SUMMARY_FILE
 from heedful.commands.train import begin
 from heedful.config import SummarizeConfig

@@ -13,6 +13,8 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from heedful.commands.datasets import (
+    DATA_LIMITS,
+    ROLLOUT_LIMITS,
     load_demonstrations,
     load_prompts,
     load_rankings,
@@ -177,7 +179,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
     examples = load_demonstrations(config.data, template, "train", bad)
     valid = load_demonstrations(config.data, template, "valid", bad)
     lengths = (len(row.prompt) + len(row.response) for row in [*examples, *valid])
-    require_context(lengths, model.config, config.base)
+    require_context(lengths, model.config, config.base, DATA_LIMITS)
     text = None
     if config.pretraining_mix > 0:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
@@ -210,17 +212,15 @@ def _score_on_validation(
     and sample may not fit the context of the policy or of the reward model.
     """
     prompts = load_prompts(config.data, template, "valid", bad)
-    if not prompts:
-        raise ConfigError(
-            'select = "score" and eval_every need data.prompts with prompts of the valid split'
-        )
     if isinstance(config, PPOConfig):
-        path, cut = config.policy, config.ppo.missing_eos_score
+        what, path, cut = "eval_every", config.policy, config.ppo.missing_eos_score
     else:
-        path, cut = config.base, MISSING_EOS_SCORE
+        what, path, cut = 'select = "score"', config.base, MISSING_EOS_SCORE
+    if not prompts:
+        raise ConfigError(f"{what} needs data.prompts with prompts of the valid split")
     for reader, name in ((policy, path), (reward_model, config.reward_model)):
         lengths = (len(prompt.tokens) + config.sampling.max_new_tokens for prompt in prompts)
-        require_context(lengths, reader.config, str(name))
+        require_context(lengths, reader.config, str(name), ROLLOUT_LIMITS)
 
     def score(model: Any) -> float:
         rollout = sample(
@@ -253,7 +253,7 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     valid = load_rankings(config.data, template, "valid", bad)
     demonstrations = load_demonstrations(config.data, template, "train", bad)
     ranked = (len(row.prompt) + len(r) for row in [*prompts, *valid] for r in row.responses)
-    require_context(ranked, model.config, config.base)
+    require_context(ranked, model.config, config.base, DATA_LIMITS)
     use_lora(model, config.lora, config.seed)
     say_bad_rows(bad)
     metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
@@ -308,7 +308,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
         (models.reward_model, config.reward_model),
     ):
         lengths = (len(row.tokens) + config.sampling.max_new_tokens for row in prompts)
-        require_context(lengths, scored.config, path)
+        require_context(lengths, scored.config, path, ROLLOUT_LIMITS)
     text = None
     if config.ppo.ptx_coef > 0:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
@@ -395,7 +395,7 @@ def text_rows(
 ) -> TextRows:
     """Rows of pretraining text, tokenized once into the run directory."""
     if not paths:
-        raise ConfigError(f"no {name} text is given: set data.text (or data.train) to text files")
+        raise ConfigError(f"data.{name} is empty: give files of text, as in --data.{name}=FILE")
     cache = run_dir / f"{name}.{_text_mark(paths, tokenizer)}.npy"
     return TextRows(tokenize_text(read_text(paths, bad=bad), tokenizer, cache), row_tokens)
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -54,7 +55,8 @@ def run_stage(
 ) -> None:
     """Runs ``heed <command>`` with the given settings; writes stage.json when it has succeeded.
 
-    Output goes to the log. The process ends with code 0 or 1, and when the process ``runner`` dies.
+    Output goes to the log. The process ends with code 0 or 1, with 143 when it was told to stop,
+    and when the process ``runner`` dies.
     """
     _end_with(runner)
     run_dir = Path(settings["run_dir"])
@@ -62,16 +64,22 @@ def run_stage(
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
+        # Ctrl-C reaches every process of the terminal: it is the runner that ends this one
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             from heedful.commands.table import run_command
+            from heedful.training.stopping import stoppable
 
-            with hold(run_dir), begun(run_dir, command):
+            with hold(run_dir), begun(run_dir, command), stoppable():
                 seconds = _count_seconds(run_dir)
                 run_command(command, settings, threads=threads)
                 _write_done(run_dir, mark, command, settings, seconds())
         except HeedfulError as error:
             print(f"error: {error}", flush=True)
             os._exit(1)
+        except KeyboardInterrupt as stop:  # of the runner; its message says what was saved
+            print(str(stop) or "stopped", flush=True)
+            os._exit(128 + getattr(stop, "number", signal.SIGTERM))
         except BaseException:
             traceback.print_exc()
             log.flush()

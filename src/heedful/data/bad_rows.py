@@ -67,10 +67,19 @@ class BadRows:
     By default bad rows are collected and raised together: at the end of the data, or as soon as
     there are twenty. With ``skip`` reading goes on, and each one is written to ``to`` (JSONL: the
     reason and the row). ``num_unranked`` counts rows that are sound but carry no ranking.
+    ``skip_with`` is what the user does to skip them, None where nothing can be skipped.
     """
 
-    def __init__(self, *, skip: bool = False, to: Path | None = None, limit: int = MAX_LISTED):
+    def __init__(
+        self,
+        *,
+        skip: bool = False,
+        to: Path | None = None,
+        limit: int = MAX_LISTED,
+        skip_with: str | None = "set data.skip_bad_rows = true",
+    ):
         self.skip = skip
+        self.skip_with = skip_with
         self.to = to
         self.limit = limit
         self.num_bad = 0
@@ -105,11 +114,13 @@ class BadRows:
         head = "1 row cannot be used" if len(found) == 1 else f"{len(found)} rows cannot be used"
         if len(found) >= self.limit:
             head = f"the first {len(found)} rows that cannot be used"
-        raise DataError(
-            "\n  ".join([f"{head}:", *_grouped(found)])
-            + "\nMend them, or set skip_bad_rows = true to go on without them: they are then "
-            "written to a file with the reasons."
-        )
+        mend = "Mend them, or take them out."
+        if self.skip_with is not None:
+            mend = (
+                f"Mend them, or {self.skip_with} to go on without them: they are then written to a "
+                "file with the reasons."
+            )
+        raise DataError("\n  ".join([f"{head}:", *_grouped(found)]) + f"\n{mend}")
 
     def _is_new(self, file: str, line: int | None) -> bool:
         is_new = (file, line) not in self._seen

@@ -3,12 +3,32 @@ wrong with it. ``None`` counts as absent, because Parquet has every column in ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 from heedful.data.bad_rows import RowProblem, shown
 
 Fields = Mapping[str, Any]
+
+# Every field that is read, and what others call some of them.
+FIELDS = frozenset({
+    "id", "prompt_id", "text", "prompt", "response", "completions", "ranks", "ratings",
+    "responses", "ranking", "models", "chosen", "rejected", "instruction", "input", "output",
+    "messages", "source", "kind", "user", "user_id", "use_case", "use", "split", "language",
+    "labeler", "cohort", "model", "finished", "overall",
+})  # fmt: skip
+SYNONYMS = {
+    "question": "prompt",
+    "query": "prompt",
+    "answer": "response",
+    "completion": "response",
+    "reply": "response",
+    "rank": "ranks",
+    "annotator": "labeler",
+    "lang": "language",
+}
 
 
 def has(row: Fields, field: str) -> bool:
@@ -16,12 +36,39 @@ def has(row: Fields, field: str) -> bool:
     return row.get(field) is not None
 
 
+def plain(name: str) -> str:
+    """A field's name as we would write it: "Use case" is use_case."""
+    return "_".join(name.replace("-", " ").casefold().split())
+
+
+def meant_by(names: Iterable[str], field: str) -> str | None:
+    """The one of these names that was probably meant to be ``field``: by case, synonym, spelling.
+
+    A name that is a field of its own is none of them.
+    """
+    others = {plain(name): name for name in names if name not in FIELDS and name != field}
+    for name in others:
+        if name == field or SYNONYMS.get(name) == field:
+            return others[name]
+    close = get_close_matches(field, others, n=1, cutoff=0.75)
+    return others[close[0]] if close else None
+
+
+@contextmanager
+def inside(where: str) -> Iterator[None]:
+    """Names the part of a row in which a problem was found: "completions[1]" counts from 0."""
+    try:
+        yield
+    except RowProblem as problem:
+        field = where if problem.field is None else f"{where}.{problem.field}"
+        raise RowProblem(field, problem.found, problem.needed, problem.mend) from None
+
+
 def text_of(row: Fields, field: str, required: str | None = None) -> str:
     """A text; it may be empty unless ``required`` says what it has to be."""
     value = row.get(field)
     if not isinstance(value, str):
-        found = "nothing" if field not in row else f"{type(value).__name__} {shown(value)}"
-        raise RowProblem(field, found, "text", 'Write the value as text in "quotes".')
+        raise _not_a(row, field, "text", 'Write the value as text in "quotes".')
     if required and not value.strip():
         raise RowProblem(field, "empty text", required, "Fill it in, or drop the row.")
     try:
@@ -45,9 +92,20 @@ def list_of(row: Fields, field: str) -> list[Any]:
     """A list of anything."""
     value = row.get(field)
     if not isinstance(value, list):
-        found = "nothing" if field not in row else f"{type(value).__name__} {shown(value)}"
-        raise RowProblem(field, found, "a list", "Write it as a JSON list: [..., ...].")
+        raise _not_a(row, field, "a list", "Write it as a JSON list: [..., ...].")
     return value
+
+
+def _not_a(row: Fields, field: str, needed: str, mend: str) -> RowProblem:
+    """The problem of a value of another type, or of none, under this name or one like it."""
+    if has(row, field):
+        found = f"{type(row[field]).__name__} {shown(row[field])}"
+        return RowProblem(field, found, needed, mend)
+    meant = meant_by(row, field)
+    if meant is not None:
+        return RowProblem(field, f"{meant!r} instead", needed, f"Rename {meant!r} to {field!r}.")
+    found = "null" if field in row else f"nothing (the fields are {', '.join(sorted(row))})"
+    return RowProblem(field, found, needed, mend)
 
 
 def name_of(row: Fields, field: str) -> str | None:

@@ -15,17 +15,27 @@ both trained on and held out. Fields that are not ours are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from heedful.data.bad_rows import BadRows, Row, RowProblem, shown
+from heedful.data.dialogues import (
+    USER_TURNS,
+    last_exchange,
+    last_turn,
+    pair_of,
+    render_dialogue,
+    turns_of,
+)
 from heedful.data.fields import (
     Fields,
     choice_of,
     flag_of,
     has,
+    inside,
     list_of,
+    meant_by,
     name_of,
     prompt_of,
     text_of,
@@ -54,10 +64,6 @@ from heedful.records import Source as PromptSource
 VALID_SHARE = 0.05
 
 _SPLITS = {name: name for name in get_args(Split)} | {"validation": "valid", "dev": "valid"}
-_USER_TURNS = ("user", "human")
-_ASSISTANT_TURNS = ("assistant", "gpt")
-_ASSISTANT = "Assistant:"
-_ASSISTANT_TURN = f"\n\n{_ASSISTANT}"
 
 T = TypeVar("T")
 
@@ -69,18 +75,26 @@ def read_prompts(
     return _read(source, "prompts", lambda row: _prompt(row, valid_share), bad)
 
 
-def read_prompts_with_splits(
-    source: Source, *, bad: BadRows | None = None
-) -> Iterator[tuple[Prompt, Split | None]]:
-    """The prompts as ``read_prompts`` gives them, each with the split that its row names, or None.
+class GivenPrompt(NamedTuple):
+    """A prompt, the split that its row names (or None), and where the row stands."""
 
-    A prompt whose row names none has the split "train", for whoever splits such prompts later.
+    prompt: Prompt
+    split: Split | None
+    file: str
+    line: int
+
+
+def read_given_prompts(source: Source, *, bad: BadRows | None = None) -> Iterator[GivenPrompt]:
+    """The prompts as ``read_prompts`` gives them, each with what else is known of its row.
+
+    A prompt whose row names no split has the split "train", for whoever splits such prompts later.
     """
-
-    def parse(row: Fields) -> tuple[Prompt, Split | None]:
-        return _prompt(row, valid_share=0.0), _named_split(row)
-
-    return _read(source, "prompts", parse, bad)
+    bad = bad if bad is not None else BadRows(skip_with=None)
+    for row in read_rows(find_files(source, ROW_SUFFIXES, "prompts"), bad):
+        parsed = _parsed(row, lambda fields: (_prompt(fields, 0.0), _named_split(fields)), bad)
+        if parsed is not None:
+            yield GivenPrompt(*parsed, row.file, row.line)
+    bad.raise_pending()
 
 
 def read_demonstrations(
@@ -100,9 +114,20 @@ def read_comparisons(
     return _read(source, "comparisons", lambda row: _ranking(row, valid_share), bad)
 
 
+def read_completions(
+    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
+    """Prompts with completions that people are to rank: rows of heed sample, of rankings (which are
+    not looked at), or with "responses".
+
+    A row without a ``prompt_id`` is about a prompt of its own, named by the row's ``id``.
+    """
+    return _read(source, "completions", lambda row: _to_rank(row, valid_share), bad)
+
+
 def read_text(source: Source, *, bad: BadRows | None = None) -> Iterator[str]:
     """The documents of text files and of rows with a "text", one at a time."""
-    bad = bad if bad is not None else BadRows()
+    bad = bad if bad is not None else BadRows(skip_with=None)
     for file in find_files(source, (*TEXT_SUFFIXES, *ROW_SUFFIXES)):
         if is_text(file):
             yield from read_documents(file)
@@ -126,20 +151,10 @@ def prompt_id(prompt: str) -> str:
     return blake2b(prompt.encode(), digest_size=8, person=b"prompt").hexdigest()
 
 
-def render_dialogue(turns: list[tuple[str, str]]) -> str:
-    """The prompt that (role, text) turns make: "Human: ...", blank line, ..., "Assistant:".
-
-    A system turn stands without a name at the place where it was said.
-    """
-    names: dict[str, str] = dict.fromkeys(_USER_TURNS, "Human: ")
-    names |= dict.fromkeys(_ASSISTANT_TURNS, "Assistant: ")
-    return "\n\n".join([*(names.get(role, "") + text for role, text in turns), _ASSISTANT])
-
-
 def _read(
     source: Source, kind: str, parse: Callable[[Fields], T | None], bad: BadRows | None
 ) -> Iterator[T]:
-    bad = bad if bad is not None else BadRows()
+    bad = bad if bad is not None else BadRows(skip_with=None)
     for row in read_rows(find_files(source, ROW_SUFFIXES, kind), bad):
         record = _parsed(row, parse, bad)
         if record is not None:
@@ -169,8 +184,8 @@ def _prompt(row: Fields, valid_share: float) -> Prompt:
     elif has(row, "instruction"):
         text = _alpaca_prompt(row)
     elif has(row, "messages"):
-        turns = _turns(row, "messages")
-        last = _last(turns, _USER_TURNS, "messages")
+        turns = turns_of(row, "messages")
+        last = last_turn(turns, USER_TURNS, "messages")
         text = render_dialogue(turns[: last + 1])
     else:
         raise _unknown(row, "text", "prompt", "instruction", "messages")
@@ -194,7 +209,7 @@ def _demonstration(row: Fields, valid_share: float) -> Demonstration:
     elif has(row, "instruction") and has(row, "output"):
         prompt, response = _alpaca_prompt(row), text_of(row, "output")
     elif has(row, "messages"):
-        prompt, response = _last_exchange(row, "messages")
+        prompt, response = last_exchange(row, "messages")
     else:
         raise _unknown(row, "prompt + response", "instruction + output", "messages")
     return Demonstration(
@@ -210,16 +225,15 @@ def _ranking(row: Fields, valid_share: float) -> Ranking | None:
     ratings = None
     if has(row, "completions"):
         prompt = prompt_of(row, "prompt")
-        completions = _completions(row, prompt)
+        completions = _enough(_completions(row, prompt), "completions")
         ranks = _ranks(row, "ranks", len(completions))
         ratings = _ratings(row, len(completions))
     elif has(row, "responses"):
         prompt = prompt_of(row, "prompt")
-        texts = list_of(row, "responses")
-        completions = _named(row, prompt, [text_of({"responses": t}, "responses") for t in texts])
+        completions = _enough(_responses(row, prompt), "responses")
         ranks = _ranks(row, "ranking", len(completions))
     elif has(row, "chosen") and has(row, "rejected"):
-        prompt, texts = _pair(row)
+        prompt, texts = pair_of(row)
         completions, ranks = _named(row, prompt, texts), (1, 2)
     else:
         raise _unknown(row, "completions + ranks", "responses + ranking", "chosen + rejected")
@@ -238,6 +252,18 @@ def _ranking(row: Fields, valid_share: float) -> Ranking | None:
     )
 
 
+def _to_rank(row: Fields, valid_share: float) -> tuple[Prompt, tuple[Completion, ...]]:
+    text = prompt_of(row, "prompt")
+    read = _completions if has(row, "completions") else _responses
+    prompt = Prompt(
+        id=name_of(row, "prompt_id") or name_of(row, "id") or prompt_id(text),
+        text=text,
+        user=name_of(row, "user"),
+        split=_split(row, text, valid_share),
+    )
+    return prompt, read(row, text)
+
+
 def _alpaca_prompt(row: Fields) -> str:
     """Instruction, blank line, input: the wrapper text of Alpaca belongs to its model, not here."""
     instruction = prompt_of(row, "instruction")
@@ -245,99 +271,42 @@ def _alpaca_prompt(row: Fields) -> str:
     return f"{instruction}\n\n{given}" if given.strip() else instruction
 
 
-def _last_exchange(row: Fields, field: str) -> tuple[str, str]:
-    """(prompt, response) of a list of messages: the last assistant turn answers what is before."""
-    turns = _turns(row, field)
-    last = _last(turns, _ASSISTANT_TURNS, field)
-    _last(turns[:last], _USER_TURNS, field)
-    return render_dialogue(turns[:last]), turns[last][1]
-
-
-def _turns(row: Fields, field: str) -> list[tuple[str, str]]:
-    turns = []
-    known = (*_USER_TURNS, *_ASSISTANT_TURNS, "system")
-    for number, message in enumerate(list_of(row, field), start=1):
-        if not isinstance(message, Mapping) or message.get("role") not in known:
-            raise RowProblem(
-                field,
-                f"turn {number}: {shown(message)}",
-                f'{{"role", "content"}} with role one of {", ".join(known)}',
-                "Rename the role, or leave out turns of tools.",
-            )
-        turns.append((message["role"], text_of(message, "content")))
-    return turns
-
-
-def _last(turns: list[tuple[str, str]], roles: tuple[str, ...], field: str) -> int:
-    for index in reversed(range(len(turns))):
-        if turns[index][0] in roles:
-            return index
-    raise RowProblem(
-        field,
-        "turns of " + (", ".join(role for role, _ in turns) or "nobody"),
-        f"a turn of the {roles[0]} (and an assistant's answer after it in a demonstration)",
-        "Leave this dialogue out, or put its turns in order.",
-    )
-
-
-def _pair(row: Fields) -> tuple[str, list[str]]:
-    """(prompt, [chosen, rejected]) of a pair, given as responses or as whole dialogues."""
-    if isinstance(row["chosen"], list):
-        (prompt, chosen), (other, rejected) = (
-            _last_exchange(row, side) for side in ("chosen", "rejected")
-        )
-        if prompt != other:
-            raise RowProblem(
-                "rejected",
-                "a dialogue that differs from the chosen one before its last turn",
-                "two answers to the same turns",
-                "Only the last assistant turn may differ.",
-            )
-        return prompt, [chosen, rejected]
-    chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
-    if has(row, "prompt"):
-        return prompt_of(row, "prompt"), [chosen, rejected]
-    # The last turn of the assistant that begins before the two dialogues part.
-    differ = (k for k, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
-    parting = next(differ, min(len(chosen), len(rejected)))
-    end = chosen.rfind(_ASSISTANT_TURN, 0, parting) + len(_ASSISTANT_TURN)
-    prompt = chosen[:end].lstrip()
-    if end < len(_ASSISTANT_TURN) or prompt == _ASSISTANT:
-        raise RowProblem(
-            "chosen",
-            f"no turns shared with the rejected text: {shown(chosen)}",
-            'a "prompt", or two dialogues that begin with the same turns up to "Assistant:"',
-            'Add the "prompt" field, or drop the row.',
-        )
-    return prompt, [chosen[end:].strip(), rejected[end:].strip()]
-
-
 def _completions(row: Fields, prompt: str) -> tuple[Completion, ...]:
     found = []
     for number, completion in enumerate(list_of(row, "completions")):
         if not isinstance(completion, Mapping):
             raise RowProblem(
-                "completions",
-                f"{shown(completion)} in place {number + 1}",
-                'objects {"id", "text", "model"}',
+                f"completions[{number}]",
+                f"{type(completion).__name__} {shown(completion)}",
+                'an object {"id", "text", "model"}',
                 'Texts alone go into a field named "responses".',
             )
-        name = name_of(completion, "id") or _completion_id(row, prompt, number)
-        model, finished = name_of(completion, "model"), flag_of(completion, "finished")
-        found.append(Completion(name, text_of(completion, "text"), model, finished is not False))
-    return _enough(found, "completions")
+        with inside(f"completions[{number}]"):
+            name = name_of(completion, "id") or _completion_id(row, prompt, number)
+            model, finished = name_of(completion, "model"), flag_of(completion, "finished")
+            text = text_of(completion, "text")
+        found.append(Completion(name, text, model, finished is not False))
+    return tuple(found)
 
 
-def _named(row: Fields, prompt: str, texts: list[str]) -> tuple[Completion, ...]:
+def _responses(row: Fields, prompt: str) -> tuple[Completion, ...]:
+    """The completions of a list of texts, with the models' names where the row has them."""
+    texts = []
+    for number, text in enumerate(list_of(row, "responses")):
+        field = f"responses[{number}]"
+        texts.append(text_of({field: text}, field))
+    return _named(row, prompt, texts)
+
+
+def _named(row: Fields, prompt: str, texts: Sequence[str]) -> tuple[Completion, ...]:
     """Completions of texts, with ids of their own and the models' names where the row has them."""
     models = row.get("models")
     if not isinstance(models, list) or len(models) != len(texts):
         models = [None] * len(texts)
-    found = [
+    return tuple(
         Completion(_completion_id(row, prompt, k), text, None if model is None else str(model))
         for k, (text, model) in enumerate(zip(texts, models, strict=True))
-    ]
-    return _enough(found, "responses")
+    )
 
 
 def _completion_id(row: Fields, prompt: str, number: int) -> str:
@@ -345,7 +314,7 @@ def _completion_id(row: Fields, prompt: str, number: int) -> str:
     return f"{name}/{number}"
 
 
-def _enough(found: list[Completion], field: str) -> tuple[Completion, ...]:
+def _enough(found: Sequence[Completion], field: str) -> tuple[Completion, ...]:
     if len(found) < 2:
         raise RowProblem(
             field,
@@ -360,6 +329,14 @@ def _ranks(row: Fields, field: str, num: int) -> tuple[int, ...] | None:
     """The ranks, or None where the row says that there are none."""
     if field in row and row[field] is None:
         return None
+    if field not in row and meant_by(row, field) is None:
+        raise RowProblem(
+            field,
+            "completions without ranks",
+            "one rank per completion, 1 for the best",
+            "People rank completions with heed label serve, and heed label export writes what they "
+            "said; null stands for a row that nobody has ranked.",
+        )
     ranks = list_of(row, field)
     if not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
         raise RowProblem(
@@ -389,16 +366,19 @@ def _ratings(row: Fields, num: int) -> tuple[Rating | None, ...] | None:
             "one per completion, null where there is none",
             "Add null for completions that were not rated.",
         )
-    return tuple(None if rating is None else _rating(rating) for rating in given)
+    return tuple(
+        None if rating is None else _rating(rating, f"ratings[{number}]")
+        for number, rating in enumerate(given)
+    )
 
 
-def _rating(value: Any) -> Rating:
+def _rating(value: Any, field: str) -> Rating:
     flags = dict(value) if isinstance(value, Mapping) else {}
     overall = flags.pop("overall", None)
     sound = isinstance(overall, int) and not isinstance(overall, bool) and 1 <= overall <= 7
     if not sound or not all(flag is None or isinstance(flag, bool) for flag in flags.values()):
         raise RowProblem(
-            "ratings",
+            field,
             shown(value),
             '{"overall": 1 to 7} and flags that are true, false or null',
             "Give the rating its overall number, or write null for it.",
@@ -415,10 +395,15 @@ def _named_split(row: Fields) -> Split | None:
 
 
 def _unknown(row: Fields, *shapes: str) -> RowProblem:
-    fields = ", ".join(sorted(name for name in row if has(row, name)))
-    return RowProblem(
-        None,
-        f"the fields {fields}" if fields else "no fields",
-        " or ".join(shapes),
-        "Is this the right file? Else rename its fields.",
-    )
+    """The problem of a row that has none of these shapes ("prompt + response")."""
+    names = [name for name in row if has(row, name)]
+    mend = "Is this the right file? Else rename its fields."
+    for shape in shapes:
+        lacking = [field for field in shape.split(" + ") if field not in names]
+        meant = {field: meant_by(names, field) for field in lacking}
+        if None not in meant.values():
+            renamed = [f"{name!r} to {field!r}" for field, name in meant.items()]
+            mend = f"Rename {' and '.join(renamed)}."
+            break
+    found = f"the fields {', '.join(sorted(names))}" if names else "no fields"
+    return RowProblem(None, found, " or ".join(shapes), mend)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from heedful.data.bad_rows import BadRow, BadRows, Row, shown
+from heedful.data.fields import FIELDS, SYNONYMS, plain
 from heedful.errors import DataError, MissingExtraError
 
 Source = str | Path | Sequence[str | Path]
@@ -23,6 +24,7 @@ Source = str | Path | Sequence[str | Path]
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TEXT_SUFFIXES = (".txt",)
 # Beside the data in a directory, but not data.
+DROPPED_SUFFIX = ".dropped.jsonl"
 NOT_DATA = ("manifest.json", "bad_rows.jsonl")
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 HUB = "hf:"
@@ -76,6 +78,7 @@ def _files_in(directory: Path, suffixes: Sequence[str], kind: str | None) -> lis
         if file.is_file()
         and _suffix(file).endswith(tuple(suffixes))
         and file.name not in NOT_DATA
+        and not file.name.endswith(DROPPED_SUFFIX)
         and not file.name.startswith((".", "_"))
     )
     if not files:
@@ -131,16 +134,28 @@ def _rows_of(file: str, bad: BadRows) -> Iterator[Row]:
 
 def _jsonl_rows(file: str, bad: BadRows) -> Iterator[Row]:
     for line, text in enumerate(_lines(file), start=1):
-        if not text.strip():
+        text = text.rstrip()  # an end of line would count as a second line in the error's column
+        if not text:
             continue
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            found = f"text that is not JSON ({error.msg} at column {error.colno})"
-            mend = "Write one whole JSON object on the line; a line cut in two is a common cause."
-            bad.add(BadRow(file, line, None, found, "one JSON object", mend), text.rstrip("\n"))
+            found, mend = _what_is_wrong(error)
+            bad.add(BadRow(file, line, None, found, "one JSON object", mend), text)
             continue
         yield Row(file, line, values)
+
+
+def _what_is_wrong(error: json.JSONDecodeError) -> tuple[str, str]:
+    """(what was found, what to do) of a line that is not JSON."""
+    if error.pos >= len(error.doc):
+        found = f"a line that ends too early, at column {error.colno} ({error.msg})"
+        return found, 'Close what is open: a ", ] or } is missing, or the line was cut in two.'
+    if error.msg.startswith("Unterminated string"):
+        found = f"a line that ends inside the text that begins at column {error.colno}"
+        return found, 'Close it with ", or write the line again: it may have been cut in two.'
+    found = f"text that is not JSON ({error.msg} at column {error.colno})"
+    return found, "Write one whole JSON object on the line."
 
 
 def _json_list_rows(file: str) -> Iterator[Row]:
@@ -160,6 +175,8 @@ def _csv_rows(file: str, bad: BadRows, delimiter: str) -> Iterator[Row]:
     reader = csv.DictReader(_lines(file, newline=""), delimiter=delimiter)
     line = 2
     try:
+        if reader.fieldnames:
+            reader.fieldnames = _headers(reader.fieldnames)
         for cells in reader:
             start, line = line, reader.line_num + 1
             if None in cells:
@@ -171,6 +188,22 @@ def _csv_rows(file: str, bad: BadRows, delimiter: str) -> Iterator[Row]:
             yield Row(file, start, {name: _cell(name, cell) for name, cell in cells.items()})
     except csv.Error as error:
         raise DataError(f"{file}, line {line}: not CSV ({error}). Write the file again.") from error
+
+
+def _headers(names: Sequence[str]) -> list[str]:
+    """The headers of a table under our names: "Prompt" and "question" are prompt, unless another
+    column has that name."""
+    found = list(names)
+    for to in (plain, _synonym):
+        for place, name in enumerate(found):
+            ours = to(name)
+            if name not in FIELDS and ours in FIELDS and ours not in found:
+                found[place] = ours
+    return found
+
+
+def _synonym(name: str) -> str:
+    return SYNONYMS.get(plain(name), name)
 
 
 def _cell(name: str, cell: str | None) -> Any:

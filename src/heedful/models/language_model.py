@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, Packed
+from heedful.models.kind import read_config, require_language_model, require_tokenizer
 from heedful.models.output_head import logits, output_head
 
 PAD_TOKEN = "<|pad|>"
@@ -35,6 +36,7 @@ def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) ->
 
     Raises ModelError where the directory is missing or is not a causal LM.
     """
+    require_language_model(path)
     config = load_config(path)
     model = load_weights(AutoModelForCausalLM, path, config, dtype, "a causal language model")
     require_packing(model, str(path))
@@ -106,14 +108,9 @@ def load_weights(
 
 def load_config(path: Path | str) -> Any:
     """The configuration of a local Hugging Face directory; ModelError says what is missing."""
-    directory = Path(path)
-    if not directory.is_dir():
-        raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
-    if not (directory / "config.json").is_file():
-        found = ", ".join(sorted(p.name for p in directory.iterdir())[:5]) or "nothing"
-        raise ModelError(f"{path} is not a model: it has no config.json (found: {found})")
+    read_config(path)
     try:
-        return AutoConfig.from_pretrained(str(directory))
+        return AutoConfig.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path}/config.json cannot be read: {error}") from error
 
@@ -141,8 +138,7 @@ def load_tokenizer(path: Path | str) -> Any:
     A missing pad token, or one that equals EOS, is replaced by a new token (never by EOS: a masked
     EOS would mean a model that never learns to stop). ``fit_vocabulary`` makes room for it.
     """
-    if not Path(path).is_dir():
-        raise ModelError(f"{path} is not a directory: give a local Hugging Face model directory")
+    require_tokenizer(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError, KeyError) as error:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from heedful.errors import ModelError
+from heedful.models.kind import require_language_model, require_scalar_model
 from heedful.models.language_model import load_config, load_weights
 
 # Ridge of the constant direction, as a share of the mean squared hidden value.
@@ -23,14 +24,8 @@ CENTER_RIDGE = 1e-4
 
 def load_scalar_model(path: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The scalar model saved in a directory, on our attention, in eval mode."""
-    config = load_config(path)
-    names = getattr(config, "architectures", None) or []
-    if not any("SequenceClassification" in name for name in names) or config.num_labels != 1:
-        raise ModelError(
-            f"{path} is not a reward model: config.json names {names or 'no architecture'} with "
-            f"{config.num_labels} labels; needed is a classifier with 1 (made by heed reward)"
-        )
-    return _load(path, config, dtype)
+    require_scalar_model(path)
+    return _load(path, load_config(path), dtype)
 
 
 def scalar_model_from(
@@ -39,8 +34,10 @@ def scalar_model_from(
     """A scalar model with the body of a language model and a new head, N(0, 1/(d+1)), no bias.
 
     Source: Stiennon et al. 2020; openai/lm-human-preferences model.py:252. The final layer norm
-    before the head stays.
+    before the head stays. Raises ModelError where the directory holds a reward model: its head
+    would be thrown away unsaid.
     """
+    require_language_model(path)
     config = load_config(path)
     config.num_labels = 1
     model = _load(path, config, dtype, new=frozenset({"score.weight"}))

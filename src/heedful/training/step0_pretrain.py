@@ -14,6 +14,7 @@ from heedful.models.language_model import cast_weights, num_parameters, pick_dty
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
 from heedful.training.loop import Timer, derive_seed
 from heedful.training.passes import accumulate_text, lr_at, make_optimizer, text_loss
+from heedful.training.stopping import Saves
 
 
 def train(
@@ -38,9 +39,9 @@ def train(
     if (state := load_state(run_dir, fingerprint)) is not None:
         optimizer.load_state_dict(state["optimizer"])
         first_step = state["step"]
-    log = MetricsLog(
-        run_dir, resume_step=first_step, sinks=log_config.sinks, print_every=log_config.print_every
-    )
+    sinks, print_every = log_config.sinks, log_config.print_every
+    log = MetricsLog(run_dir, resume_step=first_step, sinks=sinks, print_every=print_every)
+    saves = Saves(log_config.save_every, log_config.save_every_s, num_steps)
     flops_per_step = 6 * num_parameters(model) * tokens_per_step
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for step in range(first_step, num_steps):
@@ -59,12 +60,10 @@ def train(
             timer=timer,
         )
         lr = lr_at(optim, step, num_steps)
-        grad_norm = optimizer.step(lr, batch, run_dir, where)
+        last = {"pretrain/loss": loss, "optim/lr": lr}
+        last["optim/grad_norm"] = optimizer.step(lr, batch, run_dir, where)
         timer.lap("optimizer")
-        last = {
-            "pretrain/loss": loss,
-            "optim/lr": lr,
-            "optim/grad_norm": grad_norm,
+        last |= {
             "speed/tokens_per_s": tokens_per_step / timer.total(),
             "speed/flops_per_s": flops_per_step / timer.total(),
             "time/update_s": timer.total(),
@@ -79,9 +78,10 @@ def train(
             )
         log.log(step, last | timer.metrics(), of=num_steps)
         progress(step + 1, num_steps)
-        if log_config.save_every and (step + 1) % log_config.save_every == 0:
+        if saves.is_due(step + 1):
             state = {"optimizer": optimizer.state_dict(), "fingerprint": fingerprint}
             save_state(run_dir, step + 1, state)
+            saves.saved(step + 1)
     log.close()
     optimizer.release()
     model.eval()

@@ -41,6 +41,7 @@ from heedful.training.passes import (
     make_sequences,
     response_logprobs,
 )
+from heedful.training.stopping import Saves
 
 # Mean reward-model score of a model's responses on validation prompts: the paper's selection.
 ScoreModel = Callable[[Any], float]
@@ -91,6 +92,7 @@ def train(
         len(examples), config.optim.batch_size, num_steps, config.seed, first_step
     )
     every = config.log.valid_every or per_epoch
+    saves = Saves(config.log.save_every, config.log.save_every_s, num_steps)
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for step, indices in enumerate(batches, start=first_step):
         batch = [examples[i] for i in indices]
@@ -101,16 +103,10 @@ def train(
         last["data/epoch"] = (step + 1) / per_epoch
         log.log(step, last, of=num_steps)
         progress(step + 1, num_steps)
-        if config.log.save_every and (step + 1) % config.log.save_every == 0:
-            save_state(
-                run_dir,
-                step + 1,
-                {
-                    "optimizer": optimizer.state_dict(),
-                    "best": best.state_dict(),
-                    "fingerprint": fingerprint,
-                },
-            )
+        if saves.is_due(step + 1):
+            state = {"optimizer": optimizer.state_dict(), "best": best.state_dict()}
+            save_state(run_dir, step + 1, state | {"fingerprint": fingerprint})
+            saves.saved(step + 1)
     log.close()
     best.restore(optimizer)
     optimizer.release()

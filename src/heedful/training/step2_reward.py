@@ -41,6 +41,7 @@ from heedful.training.passes import (
     make_sequences,
     microbatches_by_prompt,
 )
+from heedful.training.stopping import Saves
 
 # Under this accuracy on held-out pairs a reward model gives PPO little to follow.
 LOW_ACCURACY = 0.6
@@ -103,6 +104,7 @@ def train(
     batches = epoch_batches(
         len(elements), _batch_size(config, elements), num_steps, config.seed, first_step
     )
+    saves = Saves(config.log.save_every, config.log.save_every_s, num_steps)
     last: dict[str, float] = {}
     for step, indices in enumerate(batches, start=first_step):
         batch = [elements[i] for i in indices]
@@ -115,13 +117,10 @@ def train(
             last |= {"valid/loss": counts.loss, "valid/accuracy": counts.accuracy}
         log.log(step, last, of=num_steps)
         progress(step + 1, num_steps)
-        if (
-            config.log.save_every
-            and (step + 1) % config.log.save_every == 0
-            and step + 1 < num_steps
-        ):
+        if saves.is_due(step + 1) and step + 1 < num_steps:
             state = {"optimizer": optimizer.state_dict(), "fingerprint": fingerprint}
             save_state(run_dir, step + 1, state)
+            saves.saved(step + 1)
     log.close()
     if 0 < last.get("valid/accuracy", 1.0) < LOW_ACCURACY:
         print(

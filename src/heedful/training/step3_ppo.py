@@ -56,6 +56,7 @@ from heedful.training.passes import (
     response_values,
     to_rows,
 )
+from heedful.training.stopping import Saves
 
 # Evaluators are handed over by the caller; they get the policy and return metrics.
 Evaluator = Callable[[Any], dict[str, float]]
@@ -98,13 +99,12 @@ def train(
     """The last metrics; ``models.policy`` then holds the averaged (EMA) weights to be published."""
     ppo, run_dir = config.ppo, Path(config.run_dir)
     _check(config, prompts, text)
-    num_tokens = sum(len(prompt.tokens) for prompt in prompts)
-    fingerprint = config_fingerprint(config, len(prompts), num_tokens)
+    fingerprint = config_fingerprint(config, len(prompts), sum(len(p.tokens) for p in prompts))
     trainer = _Trainer.build(config, models, fingerprint)
     total, first = num_iterations(ppo), trainer.resume(run_dir)
     log = _open_log(config, first)
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
-    watch = Watch()
+    watch, saves = Watch(), Saves(config.log.save_every, config.log.save_every_s, total)
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for iteration, indices in enumerate(batches, start=first):
         timer, parts = Timer(), Timer()
@@ -145,8 +145,9 @@ def train(
         if config.log_samples_every and iteration % config.log_samples_every == 0:
             write_samples(run_dir, iteration, batch, experience, decode)
         progress(iteration + 1, total)
-        if config.log.save_every and (iteration + 1) % config.log.save_every == 0:
+        if saves.is_due(iteration + 1):
             save_state(run_dir, iteration + 1, trainer.state_dict())
+            saves.saved(iteration + 1)
     log.close()
     trainer.publish_weights()
     models.policy.eval()

@@ -1,0 +1,71 @@
+"""What to know beside a claim of the miniature loop: the figures that make it strong or weak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from heedful.commands.measured import Measured
+from heedful.evaluation.hallucination import ALL
+
+ALIGNED, SFT, BASE = "PPO-ptx", "SFT", "base"
+
+
+def notes(m: Measured) -> dict[str, str]:
+    """{claim id: what stands beside it in the report}, from the measurements of this run."""
+    found = {"c4": _beside_c4(m), "d1": _beside_d1(m), "d2": _beside_d2(m)}
+    beside = _beside_reward_model(m)
+    return found | ({"j1": beside, "j2": beside} if beside else {})
+
+
+def _beside_c4(m: Measured) -> str:
+    return (
+        f"True answers: {_shares(m.truth_heldout, ALIGNED, SFT, BASE)}. Answers that name the "
+        f"character of the question at all: {_shares(m.named_heldout, ALIGNED, SFT, BASE)}. Where "
+        "SFT has unlearned the names that no demonstration held, it is easy to be no worse than "
+        "it: c3 says more."
+    )
+
+
+def _beside_d1(m: Measured) -> str:
+    return (
+        f"{_shares(m.closed, ALIGNED, BASE)}. Questions about notes of a few invented facts, half "
+        "of the notes without the answer, in a form in which the base answers too; what is said is "
+        "checked against the notes. The paper's own measure is d2."
+    )
+
+
+def _beside_d2(m: Measured) -> str:
+    cases = [
+        f"{name.replace('_', ' ').replace('qa', 'QA')} {_share(models[ALIGNED].interval.value)} "
+        f"against {_share(models[BASE].interval.value)}"
+        for name, models in m.flagged.items()
+        if name != ALL and {ALIGNED, BASE} <= models.keys()
+    ]
+    behind = fmean(m.behind_label[BASE].values())
+    return (
+        f"The paper's own measure. {ALIGNED} against the base: {', '.join(cases)}. "
+        f'{_share(behind)} of the base\'s answers to them stand behind the word "Answer:"; the '
+        "simulated labelers cannot read such a sentence and seldom flag what it invents."
+    )
+
+
+def _beside_reward_model(m: Measured) -> str:
+    simple = {name: _value(found) for name, found in m.baselines.items() if name != "random"}
+    if not simple:
+        return ""
+    shown = ", ".join(f"{name} {_share(value)}" for name, value in simple.items())
+    return f"On the rankings of both groups: reward model {_share(m.accuracy().value)}, {shown}."
+
+
+def _shares(table: Mapping[str, Mapping[str, float]], *names: str) -> str:
+    return ", ".join(f"{name} {_share(fmean(table[name].values()))}" for name in names)
+
+
+def _value(found: Any) -> float:
+    return found["value"] if isinstance(found, dict) else found
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
