@@ -43,7 +43,8 @@ def main() -> int:
 def picture(figure: str) -> str:
     """The drawing of a report's figure as an SVG file of its own, its legend below it."""
     drawing = re.search(r'<svg role="img".*?</svg>', figure, re.S)
-    legend = re.findall(r'class="line (c\d)" points="0,4 28,4"/></svg>([^<]*)', figure)
+    # a piece of the curve, or a dot where a method has one size
+    legend = re.findall(r'<li>.*?class="(line|dot) (c\d)".*?</svg>([^<]*)', figure)
     assert drawing is not None
     width, height = (
         float(x) for x in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing[0])[0]
@@ -53,9 +54,12 @@ def picture(figure: str) -> str:
         for i, c in enumerate(COLOURS)
     )
     parts, x = [], 52.0
-    for colour, name in legend:
+    for kind, colour, name in legend:
         y = height + LEGEND_HEIGHT / 2
-        parts.append(f'<polyline class="line {colour}" points="{x},{y} {x + 22},{y}"/>')
+        if kind == "line":
+            parts.append(f'<polyline class="line {colour}" points="{x},{y} {x + 22},{y}"/>')
+        else:
+            parts.append(f'<circle class="dot {colour}" cx="{x + 11}" cy="{y}" r="4.5"/>')
         parts.append(f'<text x="{x + 27}" y="{y + 4}">{name}</text>')
         x += 45 + 7 * len(name)
     inner = re.sub(r"^<svg[^>]*>|</svg>$", "", drawing[0])

@@ -38,6 +38,13 @@ def main() -> int:
     return 0 if len(found) == len(options.seeds) else 1
 
 
+def _cell(row: dict | None) -> str:
+    """A value, and whether its check fails; a run made before the check was there has none."""
+    if row is None:
+        return "-"
+    return f"{row['value']:.3f}" + ("" if row["holds"] else " (not shown)")
+
+
 def make_table(found: dict[int, list[dict]]) -> str:
     """A Markdown table: a row per claim, its value in every seed, and how often it holds."""
     seeds = list(found)
@@ -45,9 +52,11 @@ def make_table(found: dict[int, list[dict]]) -> str:
         "| claim | " + " | ".join(f"seed {seed}" for seed in seeds) + " | holds |",
         "|---|" + "---|" * (len(seeds) + 1),
     ]
-    for index, first in enumerate(found[seeds[0]]):
-        rows = [found[seed][index] for seed in seeds]
-        cells = [f"{row['value']:.3f}" + ("" if row["holds"] else " (fails)") for row in rows]
+    by_id = {seed: {row["id"]: row for row in rows} for seed, rows in found.items()}
+    for first in found[seeds[0]]:
+        rows = [by_id[seed].get(first["id"]) for seed in seeds]
+        cells = [_cell(row) for row in rows]
+        rows = [row for row in rows if row is not None]
         holds = sum(row["holds"] for row in rows)
         name = f"{first['id']} {first['claim']}"
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {holds} of {len(rows)} |")

@@ -132,7 +132,7 @@ def _add_demo(commands: Any) -> None:
         "demo",
         help="the whole loop on the miniature world, in minutes",
         description="Pretraining, SFT, reward model, PPO and PPO-ptx on a small invented world, "
-        "and a report that says which of the paper's claims hold. Needs no network.",
+        "and a report of checks made after the paper's claims. Needs no network.",
     )
     demo.add_argument(
         "--run-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s"
@@ -203,6 +203,9 @@ def _add_prompts(commands: Any) -> None:
     )
     load.add_argument(
         "--skip-bad-rows", action="store_true", help="leave out rows that cannot be read"
+    )
+    load.add_argument(
+        "--overwrite", action="store_true", help="write --out again in the place of what is there"
     )
     load.set_defaults(handler=_prompts)
     stats = actions.add_parser("stats", help="counts of prompt files by split, source and use case")

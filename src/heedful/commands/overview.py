@@ -60,7 +60,7 @@ def conclude(recipe: Recipe, seconds: float) -> int:
         rows = json.loads(claims_file.read_text(encoding="utf-8"))
         console.print(_claims_table(rows))
         holding = sum(row["holds"] for row in rows)
-        console.print(f"{holding} of {len(rows)} claims hold")
+        console.print(f"{holding} of {len(rows)} checks hold")
         code = _gold_alarm(console, rows)
     jobs = json.loads((recipe.run_dir / RUN_FILE).read_text(encoding="utf-8"))["jobs"]
     peaks = sorted((_peak_gib(stage) for stage in recipe.stages.values()), reverse=True)
@@ -77,7 +77,7 @@ def _peak_gib(stage: Stage) -> float:
 
 
 def _claims_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="The paper's claims, measured here", title_justify="left")
+    table = Table(title="Checks of the paper's claims, measured here", title_justify="left")
     for name in ("", "claim", "here (95 % interval)", "paper"):
         table.add_column(name, overflow="fold")
     for row in rows:

@@ -78,7 +78,7 @@ def run_import(options: argparse.Namespace) -> int:
 
 def _refuse_to_overwrite(options: argparse.Namespace) -> None:
     out: Path = options.out
-    if out.exists() and not vars(options).get("overwrite", False):
+    if out.exists() and not options.overwrite:
         raise ConfigError(
             f"{out} exists: give another --out, or --overwrite to write it again in its place"
         )
