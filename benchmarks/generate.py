@@ -148,10 +148,12 @@ def one_setting(
 
     from heedful.memory import tune_allocator
     from heedful.models.language_model import load_language_model, load_tokenizer
+    from heedful.models.matmul import tune_matmul
     from heedful.rollout.engine import sample
 
     tune_allocator()
     torch.set_num_threads(options.threads)
+    tune_matmul()
     tokenizer = load_tokenizer(options.workload / "policy")
     model = load_language_model(options.workload / "policy", getattr(torch, DTYPES[dtype]))
     texts = [row["text"] for row in measure.rows_of(options.workload / "prompts.jsonl")]

@@ -187,10 +187,12 @@ def machine_rates(
     import torch
 
     from heedful.memory import tune_allocator
+    from heedful.models.matmul import tune_matmul
     from heedful.training.profiling import matmul_rate
 
     tune_allocator()
     torch.set_num_threads(threads)
+    tune_matmul()
     rows = [
         entry
         | {"dtype": name, "threads": threads}

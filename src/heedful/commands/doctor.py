@@ -104,6 +104,9 @@ def matmul_rates() -> dict[str, float]:
         return {}
     import torch
 
+    from heedful.models.matmul import tune_matmul
+
+    tune_matmul()
     rates = {}
     rows, inner, columns = MATMUL_SHAPE
     for name in ("float32", "bfloat16"):

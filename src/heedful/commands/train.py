@@ -53,6 +53,7 @@ from heedful.models.language_model import (
     require_same_tokenizer,
 )
 from heedful.models.lora import add_adapters, has_adapters, merge_adapters_into
+from heedful.models.matmul import tune_matmul
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.rollout.engine import end_tokens, sample
 from heedful.rollout.experience import MISSING_EOS_SCORE, penalize_cut
@@ -69,8 +70,8 @@ C = TypeVar("C", bound=Section)
 def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]:
     """The settings with their dtype decided, the run directory, ready, and its progress callback.
 
-    Also sets the threads of this process. A dtype of "auto" is measured once for a run directory: a
-    resumed run computes as it began.
+    Also sets the threads of this process and the library that multiplies fp32. A dtype of "auto" is
+    measured once for a run directory: a resumed run computes as it began.
     """
     run_dir = Path(str(config.model_dump()["run_dir"]))
     if not resume and list((run_dir / "state").glob("step-*.pt")):
@@ -82,6 +83,7 @@ def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
     if isinstance(compute, Compute):
         if compute.threads:
             torch.set_num_threads(compute.threads)
+        tune_matmul()
         compute = compute.model_copy(update={"dtype": _decided_dtype(compute.dtype, run_dir)})
         config = config.model_copy(update={"compute": compute})
     start_run(config, run_dir)

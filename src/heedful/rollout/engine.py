@@ -1,16 +1,17 @@
 """Batched sampling over token ids with a preallocated key/value cache.
 
-The engine knows nothing of text. Prompts of one chunk are prefilled as one flat row without
-padding, once for all ``n`` samples of a prompt; then every step feeds one token per row. Rows that
-have finished leave the batch: the rows at its end move into their places, so the work shrinks with
-the number of rows still alive.
+The engine knows nothing of text. Prompts are prefilled as one flat row without padding, once for
+all ``n`` samples of a prompt; then every step feeds one token per row. Rows that have finished
+leave the batch, and waiting prompts take their places (continuous batching): the batch stays full
+as long as there are prompts, then the work shrinks with the number of rows still alive.
 
-Shapes: B prompts times n samples, R response tokens, A rows alive, V vocabulary.
+Shapes: B prompts times n samples, R response tokens, A rows in the batch, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,7 +21,8 @@ from heedful.models.attention import Cached, KeyValueCache, Packed
 from heedful.models.language_model import hidden_states
 from heedful.models.output_head import Head, logits, output_head
 
-# Finished rows stay until they are this share of the batch: moving rows costs a copy of the cache.
+# Finished rows stay until they are this share of the batch: moving rows costs a copy of the cache,
+# and few prompts are read no faster than many.
 COMPACT_SHARE = 0.2
 
 
@@ -98,7 +100,7 @@ def sample(
     A response ends with ``eos``, with any of them where they are several. temperature 0 is greedy;
     its logprobs are those at temperature 1. With top_p below 1 the logprobs are still those of the
     full distribution at that temperature, the one that PPO's ratio and KL are about. At most
-    ``max_rows`` rows are decoded at a time; prompts of similar length share a chunk. Raises
+    ``max_rows`` rows are decoded at a time, or the ``n`` of one prompt. Raises
     ValueError on an empty prompt or a setting out of range.
     """
     ends = (eos,) if isinstance(eos, int) else tuple(eos)
@@ -112,92 +114,109 @@ def sample(
         torch.zeros(total, dtype=torch.long, device=device),
         torch.zeros(total, dtype=torch.bool, device=device),
     )
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    step = max(1, max_rows // n)
+    # the longest first: late and short ones fill the gaps
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    num_rows = min(len(prompts), max(1, max_rows // n)) * n
+    num_slots = len(prompts[waiting[-1]]) + max_new_tokens
+    cache = KeyValueCache(model.config, num_rows, num_slots, model.dtype, device)
     head = output_head(model)
-    for start in range(0, len(order), step):
-        chunk = order[start : start + step]
-        _sample_chunk(model, head, prompts, chunk, rollout, n, temperature, top_p, ends, generator)
+    rows = _Rows.none(device)
+    while True:
+        if waiting and len(rows.alive) + n <= num_rows:
+            count = min(len(waiting), (num_rows - len(rows.alive)) // n)
+            chosen = [waiting.pop() for _ in range(count)]
+            z = _prefill(model, head, [prompts[i] for i in chosen], cache, n, len(rows.alive))
+            new = _Rows.begin(chosen, [len(prompts[i]) for i in chosen], n, device)
+            _record(rollout, new, pick(z, temperature, top_p, generator), ends)
+            rows = rows.join(new)
+        num_alive = int(rows.alive.sum())
+        if num_alive == 0 and not waiting:
+            break
+        num_gone = len(rows.alive) - num_alive
+        if num_gone > 0 and (num_alive == 0 or num_gone >= COMPACT_SHARE * len(rows.alive)):
+            rows = rows.compact(cache)
+            if waiting or not num_alive:
+                continue
+        z = logits(head, hidden_states(model, rows.tokens, Cached(cache, rows.slots)))
+        rows.slots = rows.slots + rows.alive  # a finished row stays where it is
+        _record(rollout, rows, pick(z, temperature, top_p, generator), ends)
     longest = max(1, int(rollout.lengths.max()))
     return rollout._replace(
         tokens=rollout.tokens[:, :longest], logprobs=rollout.logprobs[:, :longest]
     )
 
 
-def _sample_chunk(
-    model: Any,
-    head: Head,
-    prompts: list[list[int]],
-    chunk: Sequence[int],
-    rollout: Rollout,
-    n: int,
-    temperature: float,
-    top_p: float,
-    ends: tuple[int, ...],
-    generator: torch.Generator | None,
+@dataclass
+class _Rows:
+    """The first A rows of the cache: what they are fed next, and what they are rows of."""
+
+    tokens: Tensor  # (A,) the newest token, not in the cache yet
+    slots: Tensor  # (A,) its place in the cache
+    target: Tensor  # (A,) the row of the rollout
+    alive: Tensor  # (A,) True where the response goes on
+
+    @classmethod
+    def none(cls, device: Any) -> _Rows:
+        """No rows."""
+        empty = torch.empty(0, dtype=torch.long, device=device)
+        return cls(empty, empty, empty, empty.bool())
+
+    @classmethod
+    def begin(cls, chosen: Sequence[int], lengths: Sequence[int], n: int, device: Any) -> _Rows:
+        """The n rows of every chosen prompt, before their first token."""
+        first = torch.tensor(chosen, device=device)[:, None] * n
+        target = (first + torch.arange(n, device=device)).flatten()
+        slots = torch.tensor(lengths, device=device).repeat_interleave(n)
+        return cls(torch.zeros_like(slots), slots, target, torch.ones_like(slots).bool())
+
+    def join(self, new: _Rows) -> _Rows:
+        """These rows, then the new ones."""
+        pairs = zip(vars(self).values(), vars(new).values(), strict=True)
+        return _Rows(*(torch.cat(pair) for pair in pairs))
+
+    def compact(self, cache: KeyValueCache) -> _Rows:
+        """The living rows alone: those at the end move into the places of finished ones."""
+        count = int(self.alive.sum())
+        holes = (~self.alive[:count]).nonzero()[:, 0]
+        movers = count + self.alive[count:].nonzero()[:, 0]
+        if len(movers):
+            cache.move_rows(movers, holes, int(self.slots.max()))
+        order = torch.arange(count, device=holes.device).index_copy(0, holes, movers)
+        return _Rows(*(values[order] for values in vars(self).values()))
+
+
+def _record(
+    rollout: Rollout, rows: _Rows, picked: tuple[Tensor, Tensor], ends: tuple[int, ...]
 ) -> None:
-    """Samples the prompts of a chunk and writes their rows of ``rollout``."""
-    device = rollout.tokens.device
-    limit = rollout.tokens.shape[1]
-    eos = torch.tensor(ends, device=device)
-    lengths = [len(prompts[i]) for i in chunk]
-    cache = KeyValueCache(model.config, len(chunk) * n, max(lengths) + limit, model.dtype, device)
-    z = _prefill(model, head, [prompts[i] for i in chunk], cache, n)  # (A, V)
-    slots = torch.tensor(lengths, device=device).repeat_interleave(n)  # (A,) slot of the next token
-    target = (
-        torch.tensor(chunk, device=device)[:, None] * n + torch.arange(n, device=device)
-    ).flatten()
-    alive = torch.ones(len(slots), dtype=torch.bool, device=device)
-    for step in range(limit):
-        tokens, logprobs = pick(z, temperature, top_p, generator)
-        rows = target[alive]
-        rollout.tokens[rows, step] = tokens[alive]
-        rollout.logprobs[rows, step] = logprobs[alive]
-        rollout.lengths[rows] = step + 1
-        ended = torch.isin(tokens, eos)
-        rollout.finished[target[alive & ended]] = True
-        alive = alive & ~ended
-        num_alive = int(alive.sum())
-        if num_alive == 0 or step + 1 == limit:
-            return
-        if num_alive <= (1 - COMPACT_SHARE) * len(alive):
-            tokens, slots, target = _compact(cache, alive, tokens, slots, target)
-            alive = alive.new_ones(num_alive)
-        layout = Cached(cache, slots)
-        z = logits(head, hidden_states(model, tokens, layout))
-        slots = slots + 1
+    """Writes the picked tokens of the living rows down, and which rows end with them."""
+    rows.tokens, logprobs = picked
+    target, tokens = rows.target[rows.alive], rows.tokens[rows.alive]
+    column = rollout.lengths[target]
+    rollout.tokens[target, column] = tokens
+    rollout.logprobs[target, column] = logprobs[rows.alive]
+    rollout.lengths[target] = column + 1
+    ended = torch.isin(rows.tokens, torch.tensor(ends, device=rows.tokens.device))
+    rollout.finished[rows.target[rows.alive & ended]] = True
+    rows.alive = rows.alive & ~ended & (rollout.lengths[rows.target] < rollout.tokens.shape[1])
 
 
 def _prefill(
-    model: Any, head: Head, prompts: list[list[int]], cache: KeyValueCache, n: int
+    model: Any, head: Head, prompts: list[list[int]], cache: KeyValueCache, n: int, first: int
 ) -> Tensor:
-    """(A, V) logits of the first token of every row, after filling the cache with the prompts."""
+    """(A, V) logits of the first token of new rows, after the cache got the prompts.
+
+    They are written to n rows each, from row ``first`` on.
+    """
     device = cache.keys.device
     layout = Packed([len(prompt) for prompt in prompts], device)
     layout.cache = cache
-    layout.cache_rows = torch.arange(len(prompts), device=device) * n
+    layout.cache_rows = first + torch.arange(len(prompts), device=device) * n
     flat = torch.tensor([token for prompt in prompts for token in prompt], device=device)
     hidden = hidden_states(model, flat, layout)
     longest = max(layout.lengths)
     for copy in range(1, n):
         cache.move_rows(layout.cache_rows, layout.cache_rows + copy, longest)
     return logits(head, hidden[layout.starts[1:] - 1]).repeat_interleave(n, dim=0)
-
-
-def _compact(
-    cache: KeyValueCache, alive: Tensor, tokens: Tensor, slots: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Moves living rows from the end of the batch into the places of finished ones."""
-    num_alive = int(alive.sum())
-    holes = (~alive[:num_alive]).nonzero()[:, 0]
-    movers = num_alive + alive[num_alive:].nonzero()[:, 0]
-    cache.move_rows(movers, holes, int(slots.max()))
-    kept = []
-    for values in (tokens, slots, target):
-        values = values.clone()
-        values[holes] = values[movers]
-        kept.append(values[:num_alive])
-    return kept[0], kept[1], kept[2]
 
 
 def pick(
