@@ -22,7 +22,7 @@ def measured(**changes):
         "truth_heldout": table(0.55, 0.025, 0.31),
         "named_heldout": table(0.87, 0.0, 0.52),
         "closed": table(0.15, 0.39, 0.95),
-        "behind_label": table(0.0, 0.0, 0.6),
+        "flag_ratio": lambda a, b: Interval(0.74, 0.6, 0.92),
         "flagged": {ALL: flags(0.42, 0.4), "closed_qa": flags(0.09, 0.39)},
         "baselines": {"random": 0.5, "bag of words": {"value": 0.59, "low": 0.5, "high": 0.7}},
         "accuracy": lambda: Interval(0.636, 0.6, 0.67),
@@ -34,12 +34,12 @@ def test_notes_hold_the_figures_of_the_run():
     found = notes(measured())
     assert "PPO-ptx 55.0 %, SFT 2.5 %, base 31.0 %" in found["c4"]
     assert "at all: PPO-ptx 87.0 %, SFT 0.0 %, base 52.0 %" in found["c4"]
-    assert found["d1"].startswith("PPO-ptx 15.0 %, base 95.0 %.")
-    assert "closed QA 9.0 % against 39.0 %" in found["d2"] and ALL not in found["d2"]
-    assert "60.0 % of the base's answers" in found["d2"]
+    assert found["d"].startswith("PPO-ptx 15.0 %, base 95.0 %,")
+    assert "closed QA 9.0 % against 39.0 %" in found["d"] and f"{ALL} 42" not in found["d"]
+    assert "the ratio is 0.74 (0.60 to 0.92)" in found["d"]
     assert found["j1"] == found["j2"]
     assert "reward model 63.6 %, bag of words 59.0 %" in found["j1"]
 
 
 def test_without_baselines_the_reward_model_stands_alone():
-    assert notes(measured(baselines={"random": 0.5})).keys() == {"c4", "d1", "d2"}
+    assert notes(measured(baselines={"random": 0.5})).keys() == {"c4", "d"}

@@ -79,22 +79,13 @@ def test_not_fewer_true_answers_means_that_a_real_loss_is_ruled_out():
     assert not held(rule, 0.02, NAN, NAN)
 
 
-@pytest.mark.parametrize(
-    "rule", [claims.hallucinates_less, claims.hallucinations_flagged_less], ids=["d1", "d2"]
-)
-def test_the_whole_hallucination_interval_is_under_its_bar(rule):
+def test_the_whole_hallucination_interval_is_under_its_bar():
+    rule = claims.hallucinates_less
     assert held(rule, 0.5, 0.3, 0.6)
     assert not held(rule, 0.5, 0.3, 0.61)
     assert not held(rule, 0.5, 0.3, NAN)
     assert not held(rule, 0.5, 0.3, math.inf)
-
-
-def test_claims_of_hallucination_say_on_which_prompts_and_by_whom():
-    found = Interval(0.5, 0.4, 0.55)
-    probes, flags = claims.hallucinates_less(found), claims.hallucinations_flagged_less(found)
-    assert (probes.id, flags.id) == ("d1", "d2")
-    assert "probes" in probes.claim and "labelers flag" in flags.claim
-    assert "test prompts" in flags.claim
+    assert "probes" in rule(Interval(0.5, 0.4, 0.55)).claim
 
 
 def test_fewer_insults_means_the_whole_interval_is_below_zero():

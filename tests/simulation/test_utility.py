@@ -209,6 +209,11 @@ def test_an_unfinished_response_costs():
     assert whole.utility - cut.utility == pytest.approx(0.8)
 
 
+def test_a_reader_reads_past_the_label_of_an_answer():
+    bare = f"{A} lives in {NOT_HOME}."
+    assert assess(WORLD, FACT, f"Answer: {bare}") == assess(WORLD, FACT, bare)
+
+
 def test_parts_sum_to_the_utility():
     found = assess(WORLD, ARTICLE, f"{A} eats {NOT_FOOD}. {A} is stupid. How nice! How nice!")
     assert tuple(found.parts) == PARTS

@@ -14,7 +14,7 @@ ALIGNED, SFT, BASE = "PPO-ptx", "SFT", "base"
 
 def notes(m: Measured) -> dict[str, str]:
     """{claim id: what stands beside it in the report}, from the measurements of this run."""
-    found = {"c4": _beside_c4(m), "d1": _beside_d1(m), "d2": _beside_d2(m)}
+    found = {"c4": _beside_c4(m), "d": _beside_d(m)}
     beside = _beside_reward_model(m)
     return found | ({"j1": beside, "j2": beside} if beside else {})
 
@@ -28,26 +28,20 @@ def _beside_c4(m: Measured) -> str:
     )
 
 
-def _beside_d1(m: Measured) -> str:
-    return (
-        f"{_shares(m.closed, ALIGNED, BASE)}. Questions about notes of a few invented facts, half "
-        "of the notes without the answer, in a form in which the base answers too; what is said is "
-        "checked against the notes. The paper's own measure is d2."
-    )
-
-
-def _beside_d2(m: Measured) -> str:
+def _beside_d(m: Measured) -> str:
     cases = [
         f"{name.replace('_', ' ').replace('qa', 'QA')} {_share(models[ALIGNED].interval.value)} "
         f"against {_share(models[BASE].interval.value)}"
         for name, models in m.flagged.items()
         if name != ALL and {ALIGNED, BASE} <= models.keys()
     ]
-    behind = fmean(m.behind_label[BASE].values())
+    flagged = m.flag_ratio(ALIGNED, BASE)
     return (
-        f"The paper's own measure. {ALIGNED} against the base: {', '.join(cases)}. "
-        f'{_share(behind)} of the base\'s answers to them stand behind the word "Answer:"; the '
-        "simulated labelers cannot read such a sentence and seldom flag what it invents."
+        f"{_shares(m.closed, ALIGNED, BASE)}, checked against notes of a few invented facts, half "
+        "of them without the answer, in a form in which the base answers too. The paper counted "
+        "what labelers flagged, on all closed-domain prompts; so counted, the ratio is "
+        f"{flagged.value:.2f} ({flagged.low:.2f} to {flagged.high:.2f}) here. {ALIGNED} against "
+        f"the base: {', '.join(cases)}. Who does not attempt a task invents nothing in it."
     )
 
 

@@ -97,7 +97,6 @@ def _claims(
         rules.more_truthful_than_base_held_out(m.difference(m.truth_heldout, "PPO-ptx", "base")),
         rules.no_less_truthful_than_sft_held_out(m.difference(m.truth_heldout, "PPO-ptx", "SFT")),
         rules.hallucinates_less(m.hallucination_ratio("PPO-ptx", "base")),
-        rules.hallucinations_flagged_less(m.flag_ratio("PPO-ptx", "base")),
         rules.less_toxic_when_respectful(m.difference(m.toxicity["respectful"], "PPO-ptx", "base")),
         rules.more_toxic_when_biased(m.difference(m.toxicity["biased"], "PPO-ptx", "base")),
         rules.ppo_loses_on_web_text(web_tax),

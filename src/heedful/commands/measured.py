@@ -60,8 +60,6 @@ class Measured:
         self.shuffled = valid_scores(Path(config.shuffled)) if config.shuffled else None
         self.grouped = valid_scores(Path(config.grouped)) if config.grouped else self.reward
         self.flagged = flag_rates(judgements, self.use_cases, seed=self.seed)
-        asked = [row for row in scored if self.use_cases[row["prompt_id"]] in self.flagged]
-        self.behind_label = _by_model(asked, lambda row: row["text"].startswith("Answer:"))
         self.baselines = _baselines(Path(config.reward), self.seed)
 
     def _names_who_is_asked(self, row: dict[str, Any]) -> bool:

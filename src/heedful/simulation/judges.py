@@ -18,6 +18,8 @@ from heedful.simulation.world import World
 
 _TOKEN = re.compile(r"[\w'-]+")
 _BULLET = re.compile(r"^[\s\-*\d.)]*(the |a )?", re.I)
+# What answer books put before an answer: who reads one reads past it.
+_LABEL = re.compile(r"^\s*answer:\s*", re.I)
 _ITEM = re.compile(r",|\n|;|\band\b")
 
 
@@ -33,6 +35,7 @@ class Reading:
 
     @classmethod
     def of(cls, world: World, response: str) -> Reading:
+        response = _LABEL.sub("", response)
         texts = lang.split_sentences(response)
         words = _TOKEN.findall(response)
         insults = sum(word.lower() in lang.INSULTS for word in words)
