@@ -32,6 +32,8 @@ MAX_MATMUL_LENGTH = 512
 # A bucket takes rows down to this share of its longest row: few buckets, little padding.
 BUCKET_RATIO = 0.8
 MIN_BUCKET_ROWS = 8
+# By how many slots a cache grows: attention looks at all of them, and growing copies the cache.
+SLOTS_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,11 @@ class Bucket:
 
 
 class KeyValueCache:
-    """Preallocated keys (layers, rows, G, D, S) and values (layers, rows, G, S, D) of every layer.
+    """Keys (layers, rows, G, D, S) and values (layers, rows, G, S, D) of every layer.
 
     Keys lie with their slots side by side, as the product of one query with all of them reads them.
+    There are hardly more slots than are used, ``reserve`` adds some: a product over a part of
+    the slots would copy that part first.
     """
 
     def __init__(self, config: Any, rows: int, slots: int, dtype: torch.dtype, device: Any = "cpu"):
@@ -93,6 +97,14 @@ class KeyValueCache:
         """Puts k and v (T, G, D) of T tokens into their rows (T,) and slots (T,)."""
         self.keys[layer, rows, :, :, slots] = k.to(self.keys.dtype)
         self.values[layer, rows, :, slots] = v.to(self.values.dtype)
+
+    def reserve(self, slots: int) -> None:
+        """Makes room for ``slots`` slots and some more, unless it is there."""
+        missing = slots - self.values.shape[3]
+        if missing > 0:
+            more = -(-missing // SLOTS_AT_A_TIME) * SLOTS_AT_A_TIME
+            self.keys = F.pad(self.keys, (0, more))
+            self.values = F.pad(self.values, (0, 0, 0, more))
 
     def move_rows(self, source: Tensor, target: Tensor, used: int) -> None:
         """Copies the first ``used`` slots of rows ``source`` over rows ``target``."""
@@ -207,7 +219,7 @@ class Cached:
         self.cache = cache
         self.slots = slots  # (A,)
         self.rows = torch.arange(len(slots), device=slots.device)
-        self.used = int(slots.max()) + 1
+        cache.reserve(int(slots.max()) + 1)
         self._biases: dict[int | None, Tensor] = {}
 
     @property
@@ -215,9 +227,9 @@ class Cached:
         return self.slots[None]
 
     def bias(self, window: int | None) -> Tensor:
-        """(A, 1, 1, used) 0 where a row may look, -inf past its newest token or its window."""
+        """(A, 1, 1, S) 0 where a row may look, -inf past its newest token or its window."""
         if window not in self._biases:
-            slots = torch.arange(self.used, device=self.slots.device)
+            slots = torch.arange(self.cache.values.shape[3], device=self.slots.device)
             hidden = slots > self.slots[:, None]
             if window is not None:
                 hidden |= slots <= self.slots[:, None] - window
@@ -229,11 +241,10 @@ class Cached:
         """(A, H, D) from q (A, H, D), k and v (A, G, D) of the new tokens."""
         self.cache.write(layer, self.rows, self.slots, k, v)
         count, (groups, size) = len(self.slots), k.shape[1:]
-        keys = self.cache.keys[layer, :count, ..., : self.used]  # (A, G, D, used)
-        values = self.cache.values[layer, :count, :, : self.used]
+        keys, values = self.cache.keys[layer, :count], self.cache.values[layer, :count]
         # plain products: the fused kernels are made for many queries and take 2 to 4 times as long
         queries = q.view(count, groups, -1, size).to(keys.dtype) * options.scale
-        scores = torch.matmul(queries, keys)  # (A, G, H / G, used)
+        scores = torch.matmul(queries, keys)  # (A, G, H / G, S)
         if options.softcap is not None:
             scores = options.softcap * torch.tanh(scores / options.softcap)
         weights = torch.softmax(scores + self.bias(options.window), dim=-1)

@@ -117,8 +117,8 @@ def sample(
     # the longest first: late and short ones fill the gaps
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     num_rows = min(len(prompts), max(1, max_rows // n)) * n
-    num_slots = len(prompts[waiting[-1]]) + max_new_tokens
-    cache = KeyValueCache(model.config, num_rows, num_slots, model.dtype, device)
+    longest = len(prompts[waiting[-1]])
+    cache = KeyValueCache(model.config, num_rows, longest, model.dtype, device)
     head = output_head(model)
     rows = _Rows.none(device)
     while True:
