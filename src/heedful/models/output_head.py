@@ -93,8 +93,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         logprobs, normalizer = hidden.new_empty(2, len(hidden), dtype=torch.float32)
         for part in _chunks(hidden, weight):
             z = logits(head, hidden[part])
-            normalizer[part] = torch.logsumexp(z, dim=-1)
-            logprobs[part] = z.gather(1, targets[part, None])[:, 0] - normalizer[part]
+            logprobs[part] = z.gather(1, targets[part, None])[:, 0]
+            normalizer[part] = exponentials_(z)[0]
+        logprobs -= normalizer
         ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
         ctx.transform = transform
         return logprobs
@@ -106,7 +107,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         grads = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
         for part in _chunks(hidden, weight):
             z = logits(head, hidden[part])
-            grads.add(part, z, normalizer[part], targets[part], grad[part, None], ctx.transform)
+            slope = _slope(z, ctx.transform)
+            z.sub_(normalizer[part, None]).exp_()
+            grads.add(part, z, grad[part, None], grad[part, None], targets[part], slope)
         return *grads.times(1.0), None, None
 
 
@@ -121,9 +124,10 @@ class _SummedLogprobs(torch.autograd.Function):
         one = logprobs.new_ones(1, 1)
         for part in _chunks(hidden, weight):
             z = logits(head, hidden[part])
-            normalizer = torch.logsumexp(z, dim=-1)
-            logprobs[part] = z.gather(1, targets[part, None])[:, 0] - normalizer
-            grads.add(part, z, normalizer, targets[part], one, transform)
+            slope, chosen = _slope(z, transform), z.gather(1, targets[part, None])[:, 0]
+            normalizer, total = exponentials_(z)
+            logprobs[part] = chosen - normalizer
+            grads.add(part, z, total.reciprocal_(), one, targets[part], slope)
         ctx.grads = grads
         return logprobs
 
@@ -152,26 +156,21 @@ class _Gradients:
     def add(
         self,
         part: slice,
-        z: Tensor,
-        normalizer: Tensor,
-        targets: Tensor,
+        p: Tensor,
+        scale: Tensor,
         grad: Tensor,
-        transform: Transform,
+        targets: Tensor,
+        slope: Tensor | float,
     ) -> None:
-        """Adds a chunk's, from logits (m, V), which are used up, and the weights grad (m or 1, 1).
+        """Adds a chunk's, of log-probabilities with the weights grad (m or 1, 1).
 
-        d logprob[target] / dz = onehot - softmax
+        d logprob[target] / dz = onehot - softmax. p (m, V), which is used up, times scale (m, 1) is
+        grad times softmax; ``slope`` is that of the logits over what the embedding gives.
         """
-        scale, softcap, temperature = transform
-        slope = None
-        if softcap is not None:  # of tanh
-            slope = (z * (temperature / softcap)).square_().neg_().add_(1.0)
-        dz = z.sub_(normalizer[:, None]).exp_().mul_(-grad)
-        dz.scatter_add_(1, targets[:, None], grad.expand(len(z), 1))
-        if slope is not None:
+        dz = p.mul_(-scale)
+        dz.scatter_add_(1, targets[:, None], grad.expand(len(p), 1))
+        if isinstance(slope, Tensor) or slope != 1.0:
             dz.mul_(slope)
-        if scale != temperature:
-            dz.mul_(scale / temperature)
         if self.bias is not None:
             self.bias += dz.sum(0)
         hidden, weight = self.inputs
@@ -186,6 +185,25 @@ class _Gradients:
         dtype = self.inputs[0].dtype
         grads = (self.hidden, self.weight, self.bias)
         return tuple(None if g is None else (g * factor).to(dtype) for g in grads)
+
+
+def exponentials_(z: Tensor) -> tuple[Tensor, Tensor]:
+    """((M,) normalizers, (M, 1) sums) of logits (M, V), which become exp(z - their largest).
+
+    One pass of exponentials gives log-sum-exp and softmax: the new z over its sums.
+    """
+    largest = z.amax(-1, keepdim=True)
+    total = z.sub_(largest).exp_().sum(-1, keepdim=True)
+    return (largest + total.log())[:, 0], total
+
+
+def _slope(z: Tensor, transform: Transform) -> Tensor | float:
+    """How much logits z (M, V) change with what the output embedding gives."""
+    scale, softcap, temperature = transform
+    if softcap is None:
+        return scale / temperature
+    tanh = z * (temperature / softcap)
+    return tanh.square_().neg_().add_(1.0).mul_(scale / temperature)
 
 
 def _head(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from heedful.models.attention import Cached, KeyValueCache, Packed
 from heedful.models.language_model import hidden_states
-from heedful.models.output_head import Head, logits, output_head
+from heedful.models.output_head import Head, exponentials_, logits, output_head
 
 # Finished rows stay until they are this share of the batch: moving rows costs a copy of the cache,
 # and few prompts are read no faster than many.
@@ -222,22 +222,18 @@ def _prefill(
 def pick(
     z: Tensor, temperature: float, top_p: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """One token per row of logits (A, V) and its log-probability: (A,), (A,).
+    """One token per row of logits (A, V), which are used up, and its log-probability: (A,), (A,).
 
     Inverse-CDF sampling: one uniform number per row against the cumulative probabilities.
     """
     if temperature > 0 and temperature != 1.0:
         z = z / temperature
-    normalizer = torch.logsumexp(z, dim=-1, keepdim=True)
     if temperature == 0:
         tokens = z.argmax(dim=-1)
-    else:
-        probabilities = torch.exp(z - normalizer)
-        if top_p < 1.0:
-            tokens = _nucleus(probabilities, top_p, generator)
-        else:
-            tokens = _inverse_cdf(probabilities, generator)
-    return tokens, (z.gather(1, tokens[:, None]) - normalizer)[:, 0]
+        return tokens, z.gather(1, tokens[:, None])[:, 0] - torch.logsumexp(z, dim=-1)
+    _, total = exponentials_(z)
+    tokens = _nucleus(z / total, top_p, generator) if top_p < 1.0 else _inverse_cdf(z, generator)
+    return tokens, (z.gather(1, tokens[:, None]) / total)[:, 0].log_()
 
 
 def _inverse_cdf(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
