@@ -147,9 +147,9 @@ class House(SimpleNamespace):
 
 
 @pytest.fixture
-def house(tmp_path):
+def house(tmp_path, address):
     """A running service with an admin and one project, "first", and a clock that a test moves."""
-    database = open_database(tmp_path / "labels.db", now=START)
+    database = open_database(address, now=START)
     clock = SimpleNamespace(now=START)
     readers = Readers(
         prompts=lambda path: read_prompts(str(path)),
