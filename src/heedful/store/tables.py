@@ -21,10 +21,10 @@ from sqlalchemy import (
 )
 
 from heedful.store.columns import Id
-from heedful.store.columns import metadata as metadata
 from heedful.store.columns import at as _at
 from heedful.store.columns import flag as _flag
 from heedful.store.columns import json as _json
+from heedful.store.columns import metadata as metadata
 from heedful.store.columns import number as _number
 from heedful.store.columns import numbered as _numbered
 from heedful.store.columns import one_of as _one_of
