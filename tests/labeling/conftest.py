@@ -156,7 +156,14 @@ def house(tmp_path, address):
         completions=read_completions,
         suffixes=(".jsonl", ".csv"),
     )
-    service = Service(database, URL, readers, tmp_path / "snapshots", lambda: clock.now)
+    service = Service(
+        database,
+        URL,
+        readers,
+        tmp_path / "snapshots",
+        lambda: clock.now,
+        second_factor=frozenset(),  # the tests of it ask for it themselves
+    )
     settings = projects.Settings(overlap_fraction=0.0, gold_fraction=0.0, drift_fraction=0.0)
 
     def fill(connection: Any) -> Any:
@@ -196,6 +203,7 @@ def house(tmp_path, address):
     yield House(
         app=app,
         database=database,
+        service=service,
         clock=clock,
         project=project,
         person=person,

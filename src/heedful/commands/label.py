@@ -23,6 +23,7 @@ from heedful.data.rows import ROW_SUFFIXES, find_files, read_rows
 from heedful.errors import ConfigError, MissingExtraError
 from heedful.records import Completion, Prompt
 
+ROLES = ("admin", "researcher", "reviewer", "labeler")
 SPLITS = {name: name for name in ("train", "valid", "test")}
 
 
@@ -67,6 +68,12 @@ def label_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "--snapshots", type=Path, default=Path("snapshots"), help="default: %(default)s"
+    )
+    serve.add_argument(
+        "--second-factor",
+        default="admin,researcher",
+        metavar="ROLES",
+        help="roles that need a code besides the password, or none (default: %(default)s)",
     )
     invite = add("invite", _invite, "make an invitation and print its link")
     invite.add_argument("--email", required=True)
@@ -152,9 +159,12 @@ def _serve(options: argparse.Namespace) -> int:
         completions=read_completions,
         suffixes=ROW_SUFFIXES,
     )
+    second_factor = _roles(options.second_factor)
     database = _open(options.database)
     try:
-        service = Service(database, url, readers, options.snapshots, time.time)
+        service = Service(
+            database, url, readers, options.snapshots, time.time, second_factor=second_factor
+        )
         print(f"heedful is at {url} (Ctrl+C ends it)", flush=True)
         uvicorn.run(
             create_app(service),
@@ -168,6 +178,14 @@ def _serve(options: argparse.Namespace) -> int:
     finally:
         database.close()
     return 0
+
+
+def _roles(text: str) -> frozenset[str]:
+    """The roles of a list with commas; "none" is the empty one."""
+    given = frozenset() if text == "none" else frozenset(text.split(","))
+    if given - set(ROLES):
+        raise ConfigError(f"--second-factor {text}: give none, or some of {','.join(ROLES)}")
+    return given
 
 
 def _invite(options: argparse.Namespace) -> int:

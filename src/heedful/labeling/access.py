@@ -30,12 +30,21 @@ RULES: dict[str, Rule] = {
     "GET /health": ANYONE,
     "GET /login": ANYONE,
     "POST /login": ANYONE,
+    "POST /login/code": ANYONE,
+    "GET /password/{token}": ANYONE,
+    "POST /password/{token}": ANYONE,
     "GET /invitation/{token}": ANYONE,
     "POST /invitation/{token}": ANYONE,
     "GET /": MEMBERS,
     "POST /logout": MEMBERS,
     "GET /account": MEMBERS,
     "POST /account/password": MEMBERS,
+    "POST /account/sessions": MEMBERS,
+    "GET /account/second-factor": MEMBERS,
+    "POST /account/second-factor": MEMBERS,
+    "POST /account/second-factor/begin": MEMBERS,
+    "POST /account/second-factor/codes": MEMBERS,
+    "POST /account/second-factor/off": MEMBERS,
     "GET /projects/{project_id}": LABELERS,
     "GET /projects/{project_id}/guidelines": LABELERS,
     "POST /projects/{project_id}/guidelines": LABELERS,
@@ -64,6 +73,10 @@ RULES: dict[str, Rule] = {
     "POST /admin/projects/{project_id}/snapshots": STAFF,
     "GET /admin/projects/{project_id}/snapshots/{number}/{name}": STAFF,
 }
+# What somebody may see who has yet to set up the second factor that their role needs.
+WITHOUT_CODE = frozenset(
+    {"/logout", *(key.split(" ")[1] for key in RULES if "second-factor" in key)}
+)
 MAX_FORM_FIELDS = 400  # nine outputs with every question of Table 3 have about 150
 MAX_PART_BYTES = 1_000_000
 MAX_FORM_BYTES = 4_000_000
@@ -101,13 +114,21 @@ async def _check(request: Request) -> None:
         check_origin(request)
     if rule != ANYONE:
         if user is None:
-            raise Refused(401, "Log in first.")
+            raise Refused(401, "Log in first.", instead="/login")
         if user.role not in rule:
             raise Refused(404, "There is no such page.")
+        if _lacks_second_factor(request) and request.scope["route"].path not in WITHOUT_CODE:
+            message = "Set up a second factor first: your role needs one here."
+            raise Refused(403, message, instead="/account/second-factor")
     request.state.form = FormData()
     if request.method not in ("GET", "HEAD"):
         _check_size(request)
         await _read_form(request)
+
+
+def _lacks_second_factor(request: Request) -> bool:
+    user = request.state.user
+    return user.totp_secret is None and user.role in service_of(request).second_factor
 
 
 def _check_size(request: Request) -> None:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from heedful.errors import HeedfulError
-from heedful.labeling import admin, annotate, auth
+from heedful.labeling import admin, annotate, auth, second_factor
 from heedful.labeling.access import guard
 from heedful.labeling.pages import HERE, go, render
 from heedful.labeling.service import Refused, Service
@@ -61,7 +61,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.middleware("http")(with_headers)
     app.add_api_route("/health", health, methods=["GET"])
-    for part in (auth, annotate, admin):
+    for part in (auth, second_factor, annotate, admin):
         part.add_routes(app)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for kind in (HeedfulError, HTTPException, RequestValidationError):
@@ -124,8 +124,9 @@ async def show_error(request: Request, error: Exception) -> Response:
         message = f"Something went wrong here. Nothing was lost; tell the operator: error {number}."
     if request.headers.get("accept", "").startswith("application/json"):
         return JSONResponse({"error": message}, status_code=status)
-    if status == 401 and request.method == "GET":
-        return go("/login")
+    instead = error.instead if isinstance(error, Refused) else ""
+    if instead and request.method == "GET":
+        return go(instead)
     try:
         page = await run_in_threadpool(
             render, request, "message.html", status=status, message=message

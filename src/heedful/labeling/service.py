@@ -19,11 +19,14 @@ from heedful.store.sessions import Session
 
 
 class Refused(HeedfulError):
-    """A request that is not answered as asked; ``status`` is the HTTP status of the page."""
+    """A request that is not answered as asked; ``status`` is the HTTP status of the page.
 
-    def __init__(self, status: int, message: str):
+    ``instead`` is the page of ours that comes first; a browser that asked for a page is sent there.
+    """
+
+    def __init__(self, status: int, message: str, instead: str = ""):
         super().__init__(message)
-        self.status = status
+        self.status, self.instead = status, instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Service:
     """The parts of a running service. ``url`` is where people reach it, without a slash at its end.
 
     ``clock`` gives seconds since 1970; ``snapshots`` is the folder that exports are written to.
+    ``second_factor`` are the roles that need one; the others may have one.
     """
 
     database: Database
@@ -47,6 +51,7 @@ class Service:
     readers: Readers
     snapshots: Path
     clock: Callable[[], float]
+    second_factor: frozenset[str] = frozenset({"admin", "researcher"})
 
     @property
     def is_secure(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from heedful.store import audit
 from heedful.store.database import insert_new, storable
@@ -196,8 +196,15 @@ def set_recovery_codes(
     """Puts new recovery codes in the place of a person's old ones."""
     connection.execute(delete(recovery_codes).where(recovery_codes.c.user_id == user_id))
     rows = [{"user_id": user_id, "code_sha256": code} for code in codes_sha256]
-    connection.execute(insert(recovery_codes), rows)
+    if rows:
+        connection.execute(insert(recovery_codes), rows)
     audit.record(connection, "recovery_codes", f"user/{user_id}", actor=user_id, now=now)
+
+
+def num_recovery_codes(connection: Connection, user_id: int) -> int:
+    """How many recovery codes a person has left."""
+    query = select(func.count()).where(recovery_codes.c.user_id == user_id)
+    return connection.execute(query).scalar_one()
 
 
 def use_recovery_code(
