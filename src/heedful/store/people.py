@@ -404,6 +404,14 @@ def save_survey(
     audit.record(connection, "survey", f"project/{project_id}", actor=user_id, now=now)
 
 
+def own_survey(connection: Connection, project_id: int, user_id: int) -> dict[str, Any]:
+    """What a labeler has said in the survey of a project; {} for nothing yet."""
+    query = select(surveys.c.answers).where(
+        surveys.c.project_id == project_id, surveys.c.user_id == user_id
+    )
+    return connection.execute(query).scalar() or {}
+
+
 def survey_answers(connection: Connection, project_id: int) -> list[dict[str, Any]]:
     """All surveys of a project, without names, in order of their content's time."""
     query = select(surveys.c.answers).where(surveys.c.project_id == project_id)

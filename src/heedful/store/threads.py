@@ -59,7 +59,7 @@ def answer(
     now: float,
 ) -> None:
     """Keeps a researcher's answer in a thread; the questions so far count as seen."""
-    _of_project(connection, project_id, assignment_id)
+    labeler_of(connection, project_id, assignment_id)
     _add(connection, assignment_id, actor, text, is_answer=True, now=now)
 
 
@@ -93,8 +93,19 @@ def own_thread(connection: Connection, assignment_id: str, labeler_id: int) -> l
 
 def thread(connection: Connection, project_id: int, assignment_id: str) -> list[Message]:
     """Any thread of a project, oldest first, for researchers."""
-    _of_project(connection, project_id, assignment_id)
+    labeler_of(connection, project_id, assignment_id)
     return _thread(connection, assignment_id)
+
+
+def labeler_of(connection: Connection, project_id: int, assignment_id: str) -> int:
+    """Whose assignment it is; NotFound where the project has none such."""
+    query = select(assignments.c.labeler_id).where(
+        assignments.c.id == assignment_id, assignments.c.project_id == project_id
+    )
+    labeler = connection.execute(query).scalar()
+    if labeler is None:
+        raise NotFound("there is no such task in this project")
+    return labeler
 
 
 def see_own(connection: Connection, assignment_id: str, labeler_id: int, *, now: float) -> None:
@@ -184,11 +195,3 @@ def _see(connection: Connection, assignment_id: str, *, is_answer: bool, now: fl
         )
         .values(seen_at=now)
     )
-
-
-def _of_project(connection: Connection, project_id: int, assignment_id: str) -> None:
-    query = select(assignments.c.id).where(
-        assignments.c.id == assignment_id, assignments.c.project_id == project_id
-    )
-    if connection.execute(query).first() is None:
-        raise NotFound("there is no such task in this project")
