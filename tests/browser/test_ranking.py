@@ -119,11 +119,10 @@ def test_a_strict_answer_by_keyboard_alone(begin):
     assert page.evaluate("document.activeElement.className") == "rank-card"
     press("ArrowDown")  # A from rank 1 to 2
     assert ranks(page) == ["2", "1", "1", "1"]
-    while page.evaluate("document.activeElement.textContent")[0] != "D":
-        press("Tab" if ranks(page)[3] == "1" else "Shift+Tab")
+    press("Shift+Tab")  # the last of those on the shelf above
     press("4")
     assert ranks(page) == ["2", "1", "1", "4"]
-    assert page.evaluate("document.activeElement.textContent")[0] == "D"
+    assert page.evaluate("document.activeElement.textContent").startswith("D")
     press("Control+Enter")
     expect(page.get_by_text("Submitted.")).to_be_visible()
 
@@ -143,7 +142,6 @@ def test_number_keys_are_off_until_they_are_asked_for(begin):
 def test_a_finger_scrolls_and_ranks_only_by_the_letter(begin):
     page = begin("liv", **PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.locator(".shelves").scroll_into_view_if_needed()
     finger = page.context.new_cdp_session(page)
 
     def swipe(start, end):
@@ -161,7 +159,6 @@ def test_a_finger_scrolls_and_ranks_only_by_the_letter(begin):
         box = locator.bounding_box()
         return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
-    page.get_by_text("To be ranked").scroll_into_view_if_needed()
     page.evaluate("document.querySelector('.shelves').scrollIntoView({block: 'start'})")
     excerpt = page.locator(".rank-card .excerpt").first
     target = middle(page.locator(".shelf", has_text="Rank 1"))
