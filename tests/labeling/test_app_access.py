@@ -18,6 +18,8 @@ SAMPLE = {
     "{invitation_id}": "1",
     "{number}": "1",
     "{name}": "manifest.json",
+    "{item_id}": "1",
+    "{code}": "candidate-00000000",
 }
 
 

@@ -27,7 +27,7 @@ from heedful.labeling.service import (
     user_of,
     write,
 )
-from heedful.store import audit, history, people, pools, projects, snapshot
+from heedful.store import audit, history, people, pools, projects, screening, snapshot
 from heedful.store.answers import LabelSchema
 from heedful.store.problems import NotFound
 
@@ -35,7 +35,8 @@ DAY_S = 24 * 3600.0
 SHOWN_DAYS = 14
 INVITATION_S = 72 * 3600.0
 COHORTS = ("train", "heldout")
-STATES = ("active", "paused")
+# What this page may make of a labeler's state; who is taken on is decided on the page of screening.
+MOVES = {"active": ("paused", "screening"), "paused": ("active", "screening")}
 
 
 def add_routes(app: FastAPI) -> None:
@@ -232,6 +233,7 @@ def _labelers_page(
                 for one in people.open_invitations(connection, now=now)
                 if one.project_id in (project_id, None)
             ],
+            "has_screening": bool(screening.items(connection, project_id)),
             "figures": figures(connection, project_id),
         }
 
@@ -242,18 +244,20 @@ def _labelers_page(
         link=link,
         problem=problem,
         cohorts=COHORTS,
-        states=STATES,
+        moves=MOVES,
         **read(request, find),
     )
 
 
 def change_labeler(request: Request, project_id: int) -> Response:
-    """Brings a labeler into the project, or pauses and resumes one who is there."""
+    """Brings a labeler into the project; pauses, resumes or screens one who is there."""
     fields, actor, now = texts_of(request), user_of(request).id, now_of(request)
     labeler = _whole_number(fields.get("user_id", ""))
     state, cohort = fields.get("state", ""), fields.get("cohort", "")
-    known = read(request, people.user, labeler)
-    if state in STATES:
+    known, member = read(request, people.user, labeler), None
+    if state:
+        member = read(request, people.membership, project_id, labeler)
+    if member is not None and state in MOVES.get(member.state, ()):
         write(
             request,
             people.change_membership,
@@ -263,7 +267,7 @@ def change_labeler(request: Request, project_id: int) -> Response:
             actor=actor,
             now=now,
         )
-    elif cohort in COHORTS and known.role == "labeler":
+    elif not state and cohort in COHORTS and known.role == "labeler":
         read(request, projects.get, project_id)
         write(request, people.join, project_id, labeler, cohort, actor=actor, now=now)
     else:

@@ -17,7 +17,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from heedful.errors import HeedfulError
-from heedful.labeling import admin, annotate, auth, own_work, replies, second_factor
+from heedful.labeling import (
+    admin,
+    annotate,
+    auth,
+    own_work,
+    replies,
+    screening,
+    second_factor,
+    selection,
+)
 from heedful.labeling.access import guard
 from heedful.labeling.pages import HERE, go, render
 from heedful.labeling.service import Refused, Service
@@ -61,7 +70,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.middleware("http")(with_headers)
     app.add_api_route("/health", health, methods=["GET"])
-    for part in (auth, second_factor, annotate, admin, own_work, replies):
+    for part in (auth, second_factor, annotate, own_work, screening, admin, replies, selection):
         part.add_routes(app)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for kind in (HeedfulError, HTTPException, RequestValidationError):

@@ -42,6 +42,13 @@ QUESTIONS = {
     "other_constraints": "Contains other explicit constraints",
     "intent_unclear": "Intent unclear",
 }
+# What the parts of the screening test are called.
+ITEM_KINDS = {
+    "flags": "sensitive texts",
+    "ranking": "ranking outputs",
+    "demonstration": "writing a response",
+    "topics": "a question to you",
+}
 KINDS = {"ranking": "rankings", "demonstration": "demonstrations", "prompt": "prompts"}
 
 
@@ -66,7 +73,7 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.filters |= {"stamp": _stamp, "iso": _iso, "percent": _percent}
-_environment.globals |= {"QUESTIONS": QUESTIONS, "KINDS": KINDS}
+_environment.globals |= {"QUESTIONS": QUESTIONS, "KINDS": KINDS, "ITEM_KINDS": ITEM_KINDS}
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
