@@ -75,7 +75,7 @@ def open_browser(chromium: Any) -> Iterator[Callable[..., Page]]:
 
 
 def _note(problems: list[str], page: Page, said: Any) -> None:
-    """Keeps what the browser complains about; a network that is cut and answers of 4xx are meant."""
+    """Keeps what the browser complains about; a cut network and answers of 4xx are meant."""
     if said.type == "error" and "Failed to load resource" not in said.text:
         problems.append(f"{page.url}: {said.text}")
 
@@ -88,13 +88,13 @@ def heed(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def serve(database: Path | str, snapshots: Path) -> Iterator[str]:
+def serve(database: Path | str, snapshots: Path, *more: str) -> Iterator[str]:
     """Runs ``heed label serve``; yields where it is."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["--database", str(database), "--port", str(port), "--snapshots", str(snapshots)]
-    process = heed("label", "serve", *words)
+    process = heed("label", "serve", *words, *more)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_for(url, process)
@@ -151,8 +151,8 @@ OUTPUTS = (
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """A service with a project in strict and one in fast mode, tasks, and people in them.
 
-    Everybody has the same password: ada (admin), rea (researcher), ray (reviewer), lea, leo and
-    liv (labelers).
+    Everybody has the same password and no second factor: ada (admin), rea (researcher), ray
+    (reviewer), lea, leo and liv (labelers).
     """
     home = tmp_path_factory.mktemp("furnished")
     now = time.time()
@@ -175,7 +175,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamesp
 
     numbers = database.write(fill)
     database.close()
-    for url in serve(home / "labels.db", home / "snapshots"):
+    for url in serve(home / "labels.db", home / "snapshots", "--second-factor", "none"):
         yield SimpleNamespace(url=url, people=numbers)
 
 
