@@ -163,6 +163,7 @@ def house(tmp_path, address):
         tmp_path / "snapshots",
         lambda: clock.now,
         second_factor=frozenset(),  # the tests of it ask for it themselves
+        runs=tmp_path / "runs",
     )
     settings = projects.Settings(overlap_fraction=0.0, gold_fraction=0.0, drift_fraction=0.0)
 
@@ -210,6 +211,7 @@ def house(tmp_path, address):
         browser=browser,
         stranger=lambda address="10.0.0.1": Browser(app, address),
         snapshots=tmp_path / "snapshots",
+        runs=tmp_path / "runs",
     )
     database.close()
 

@@ -24,16 +24,22 @@ from heedful.errors import ConfigError, MissingExtraError
 from heedful.records import Completion, Prompt
 
 ROLES = ("admin", "researcher", "reviewer", "labeler")
+LIBRARIES = ("argon2", "fastapi", "multipart", "sqlalchemy", "uvicorn")
 SPLITS = {name: name for name in ("train", "valid", "test")}
 
 
 def run_label(arguments: Sequence[str]) -> int:
     """Runs one action of ``heed label``; returns its exit code."""
     options = label_parser().parse_args(arguments)
-    for name in ("argon2", "fastapi", "multipart", "sqlalchemy", "uvicorn"):
+    require_service()
+    return options.run(options)
+
+
+def require_service(*more: str) -> None:
+    """Raises MissingExtraError where a library of the service is not installed, or one of these."""
+    for name in (*LIBRARIES, *more):
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(f"{name} is not installed: pip install 'heedful[labeling]'")
-    return options.run(options)
 
 
 def label_parser() -> argparse.ArgumentParser:
@@ -68,6 +74,12 @@ def label_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "--snapshots", type=Path, default=Path("snapshots"), help="default: %(default)s"
+    )
+    serve.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="where an erasure looks for models made of a snapshot (default: %(default)s)",
     )
     serve.add_argument(
         "--second-factor",
@@ -163,7 +175,13 @@ def _serve(options: argparse.Namespace) -> int:
     database = _open(options.database)
     try:
         service = Service(
-            database, url, readers, options.snapshots, time.time, second_factor=second_factor
+            database,
+            url,
+            readers,
+            options.snapshots,
+            time.time,
+            second_factor=second_factor,
+            runs=options.runs,
         )
         print(f"heedful is at {url} (Ctrl+C ends it)", flush=True)
         uvicorn.run(

@@ -25,6 +25,7 @@ MEMBERS = frozenset({"admin", "researcher", "reviewer", "labeler"})
 LABELERS = frozenset({"labeler"})
 STAFF = frozenset({"admin", "researcher"})
 READERS = STAFF | {"reviewer"}
+ADMINS = frozenset({"admin"})
 
 RULES: dict[str, Rule] = {
     "GET /health": ANYONE,
@@ -68,6 +69,15 @@ RULES: dict[str, Rule] = {
     "POST /work/{assignment_id}/questions": LABELERS,
     "POST /work/{assignment_id}/heartbeat": LABELERS,
     "GET /admin": READERS,
+    "GET /admin/people": ADMINS,
+    "POST /admin/people/{user_id}": ADMINS,
+    "POST /admin/people/{user_id}/password": ADMINS,
+    "POST /admin/people/{user_id}/second-factor": ADMINS,
+    "POST /admin/people/{user_id}/sessions": ADMINS,
+    "GET /admin/people/{user_id}/erase": ADMINS,
+    "POST /admin/people/{user_id}/erase": ADMINS,
+    "GET /admin/audit": STAFF,
+    "POST /admin/audit/check": STAFF,
     "POST /admin/projects": STAFF,
     "GET /admin/projects/{project_id}": READERS,
     "POST /admin/projects/{project_id}/import": STAFF,
@@ -94,12 +104,20 @@ RULES: dict[str, Rule] = {
     "POST /admin/projects/{project_id}/screening/{code}/decision": STAFF,
     "GET /admin/projects/{project_id}/quarantine": READERS,
     "POST /admin/projects/{project_id}/quarantine": READERS,
+    "POST /admin/projects/{project_id}/quarantine/remove": STAFF,
+    "GET /admin/projects/{project_id}/erasure": STAFF,
+    "POST /admin/projects/{project_id}/erasure": STAFF,
+    "GET /admin/projects/{project_id}/tasks": READERS,
+    "GET /admin/projects/{project_id}/tasks/{task}": READERS,
+    "POST /admin/projects/{project_id}/tasks/{task}/decision": STAFF,
+    "POST /admin/projects/{project_id}/tasks/{task}/gold": STAFF,
+    "POST /admin/projects/{project_id}/tasks/{task}/work": STAFF,
     "POST /admin/projects/{project_id}/snapshots": STAFF,
     "GET /admin/projects/{project_id}/snapshots/{number}/{name}": STAFF,
 }
 # What somebody may see who has yet to set up the second factor that their role needs.
 WITHOUT_CODE = frozenset(
-    {"/logout", *(key.split(" ")[1] for key in RULES if "second-factor" in key)}
+    {"/logout", *(key.split(" ")[1] for key in RULES if "/account/second-factor" in key)}
 )
 MAX_FORM_FIELDS = 400  # nine outputs with every question of Table 3 have about 150
 MAX_PART_BYTES = 1_000_000

@@ -18,10 +18,14 @@ from starlette.staticfiles import StaticFiles
 
 from heedful.errors import HeedfulError
 from heedful.labeling import (
+    accounts,
     admin,
     annotate,
     auth,
+    disputes,
+    erasures,
     own_work,
+    record,
     replies,
     screening,
     second_factor,
@@ -33,6 +37,21 @@ from heedful.labeling.service import Refused, Service
 from heedful.store import sessions, tasks
 from heedful.store.problems import AnswerProblem, Conflict, NotFound
 
+# What adds pages; a path with a name in it comes after those that it would take for one.
+PARTS = (
+    auth,
+    second_factor,
+    annotate,
+    own_work,
+    screening,
+    admin,
+    replies,
+    selection,
+    disputes,
+    erasures,
+    accounts,
+    record,
+)
 MAX_BODY_BYTES = 50_000_000  # an uploaded file
 EXPIRE_EVERY_S = 15.0
 # Nothing inline, nothing from elsewhere: what a labeler is shown cannot become a program.
@@ -70,7 +89,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.middleware("http")(with_headers)
     app.add_api_route("/health", health, methods=["GET"])
-    for part in (auth, second_factor, annotate, own_work, screening, admin, replies, selection):
+    for part in PARTS:
         part.add_routes(app)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for kind in (HeedfulError, HTTPException, RequestValidationError):

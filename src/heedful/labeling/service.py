@@ -44,6 +44,7 @@ class Service:
 
     ``clock`` gives seconds since 1970; ``snapshots`` is the folder that exports are written to.
     ``second_factor`` are the roles that need one; the others may have one.
+    ``runs`` is where an erasure looks for models that were trained on a snapshot.
     """
 
     database: Database
@@ -52,6 +53,7 @@ class Service:
     snapshots: Path
     clock: Callable[[], float]
     second_factor: frozenset[str] = frozenset({"admin", "researcher"})
+    runs: Path = Path("runs")
 
     @property
     def is_secure(self) -> bool:
