@@ -25,6 +25,7 @@ from heedful.config_file import (
     read_toml,
 )
 from heedful.config_loop import (
+    DemonstrateConfig,
     EvaluateConfig,
     LabelConfig,
     ReportConfig,
@@ -36,6 +37,7 @@ from heedful.config_loop import (
 __all__ = [
     "PPO",
     "Compute",
+    "DemonstrateConfig",
     "EvaluateConfig",
     "LabelConfig",
     "Log",
