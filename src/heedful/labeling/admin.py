@@ -15,7 +15,6 @@ from starlette.responses import FileResponse, Response
 from heedful.errors import HeedfulError
 from heedful.labeling import uploads
 from heedful.labeling.access import token_hash
-from heedful.labeling.figures import figures
 from heedful.labeling.pages import go, render
 from heedful.labeling.service import (
     Refused,
@@ -234,7 +233,6 @@ def _labelers_page(
                 if one.project_id in (project_id, None)
             ],
             "has_screening": bool(screening.items(connection, project_id)),
-            "figures": figures(connection, project_id),
         }
 
     return render(
@@ -245,6 +243,7 @@ def _labelers_page(
         problem=problem,
         cohorts=COHORTS,
         moves=MOVES,
+        shown=request.app.state.figures.get(project_id),
         **read(request, find),
     )
 

@@ -32,6 +32,7 @@ from heedful.labeling import (
     selection,
 )
 from heedful.labeling.access import guard
+from heedful.labeling.figures import FigureCache
 from heedful.labeling.pages import HERE, go, render
 from heedful.labeling.service import Refused, Service
 from heedful.store import sessions, tasks
@@ -87,6 +88,7 @@ def create_app(service: Service) -> FastAPI:
         max_body_size=MAX_BODY_BYTES,
     )
     app.state.service = service
+    app.state.figures = FigureCache(service.database, service.clock)
     app.middleware("http")(with_headers)
     app.add_api_route("/health", health, methods=["GET"])
     for part in PARTS:
@@ -140,6 +142,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     background = asyncio.create_task(keep_tidy())
     yield
     background.cancel()
+    app.state.figures.close()
 
 
 async def show_error(request: Request, error: Exception) -> Response:

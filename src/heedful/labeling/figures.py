@@ -1,23 +1,66 @@
-"""What the store knows, as the statistics read it: one agreement, one line for each labeler."""
+"""What the store knows, as the statistics read it: how well labelers agree, one line for each.
+
+Computed when rankings have changed, and for large projects beside the pages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from heedful.labeling.agreement import Answer, RankingAgreement, ranking_agreement
-from heedful.labeling.quality import LabelerQuality, labeler_quality
+from heedful.labeling.agreement import (
+    Answer,
+    Concordance,
+    FlagAgreement,
+    RankingAgreement,
+    RatingAgreement,
+    concordance,
+    flag_agreement,
+    ranking_agreement,
+    rating_agreement,
+)
+from heedful.labeling.quality import Drift, LabelerQuality, drift, labeler_quality
 from heedful.store import history, labels
-from heedful.store.labels import RankingRow
+from heedful.store.database import Database
+from heedful.store.labels import RankingRow, Version
+
+# Rankings whose figures a page waits for (about a tenth of a second); those of more are computed
+# beside it, and take a twentieth of the time at most.
+AT_ONCE = 1_000
+REST = 20.0
+_log = logging.getLogger("heedful.labeling")
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of a project: ``quality`` by user number, ``agreement`` None without overlap."""
+    """The figures of a project: ``quality`` and ``drifts`` by user number.
+
+    ``agreement`` and ``concordance`` are None without tasks that several have ranked.
+    """
 
     agreement: RankingAgreement | None
+    concordance: Concordance | None
+    ratings: RatingAgreement
+    flags: tuple[FlagAgreement, ...]
     quality: dict[int, LabelerQuality]
+    drifts: dict[int, Drift]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Figures for a page; ``as_of`` is None where they are those of now.
+
+    ``figures`` is None while the first ones are being computed.
+    """
+
+    figures: Figures | None
+    as_of: float | None
 
 
 def figures(connection: Any, project_id: int) -> Figures:
@@ -32,13 +75,22 @@ def figures(connection: Any, project_id: int) -> Figures:
         if task in outputs
     }
     constant = {task for task, pool in pools.items() if pool == "drift"}
-    chosen = {task for task, pool in pools.items() if pool != "work"}
+    # What one labeler alone has answered says nothing of agreement: most tasks are left out here.
+    num_answers = Counter(answer.prompt for answer in answers)
+    shared = [
+        answer
+        for answer in answers
+        if pools[answer.prompt] == "work" and num_answers[answer.prompt] > 1
+    ]
+    quality = labeler_quality(answers, gold=gold, constant=constant)
+    drifts = {name: drift(answers, constant, labeler=name) for name in quality if constant}
     return Figures(
-        agreement=ranking_agreement([one for one in answers if one.prompt not in chosen]),
-        quality={
-            int(name): one
-            for name, one in labeler_quality(answers, gold=gold, constant=constant).items()
-        },
+        agreement=ranking_agreement(shared),
+        concordance=concordance(shared),
+        ratings=rating_agreement(shared),
+        flags=flag_agreement(shared),
+        quality={int(name): one for name, one in quality.items()},
+        drifts={int(name): one for name, one in drifts.items() if one is not None},
     )
 
 
@@ -60,3 +112,71 @@ def answers_of(rows: Iterable[RankingRow], lengths: dict[int, int]) -> list[Answ
             )
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    version: Version
+    figures: Figures
+    at: float
+    took_s: float
+
+
+class FigureCache:
+    """The figures of each project, computed again only when its rankings have changed."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float],
+        *,
+        compute: Callable[[Any, int], Figures] = figures,
+        at_once: int = AT_ONCE,
+    ):
+        self._database, self._clock = database, clock
+        self._compute, self._at_once = compute, at_once
+        self._kept: dict[int, _Kept] = {}
+        self._under_way: set[int] = set()
+        self._gate = threading.Lock()
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="figures")
+
+    def get(self, project_id: int) -> Shown:
+        """The figures of now where they are quick to have, else the last ones with their time."""
+        with self._database.read() as connection:
+            version = labels.version(connection, project_id)
+        with self._gate:
+            kept = self._kept.get(project_id)
+            if kept is not None and kept.version == version:
+                return Shown(kept.figures, None)
+            is_small = version.num_rankings <= self._at_once
+            rests = kept is not None and self._clock() < kept.at + REST * kept.took_s
+            if not is_small and not rests and project_id not in self._under_way:
+                self._under_way.add(project_id)
+                self._beside.submit(self._update, project_id)
+        if is_small:
+            return Shown(self._fresh(project_id).figures, None)
+        return Shown(None, None) if kept is None else Shown(kept.figures, kept.at)
+
+    def close(self) -> None:
+        """Waits for what is being computed, and computes no more."""
+        self._beside.shutdown(cancel_futures=True)
+
+    def _update(self, project_id: int) -> None:
+        try:
+            self._fresh(project_id)
+        except Exception:  # the next page tries again; this one has what it had
+            _log.exception("the figures of project %d could not be computed", project_id)
+        finally:
+            with self._gate:
+                self._under_way.discard(project_id)
+
+    def _fresh(self, project_id: int) -> _Kept:
+        """New figures, computed in one view of the store, and kept."""
+        begun, at = time.perf_counter(), self._clock()
+        with self._database.read() as connection:
+            version = labels.version(connection, project_id)
+            found = self._compute(connection, project_id)
+        kept = _Kept(version, found, at, time.perf_counter() - begun)
+        with self._gate:
+            self._kept[project_id] = kept
+        return kept

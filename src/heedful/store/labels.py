@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
@@ -23,6 +23,7 @@ from heedful.store.tables import (
     assignments,
     completions,
     demonstrations,
+    gold,
     guidelines,
     label_schemas,
     prompt_labels,
@@ -228,6 +229,40 @@ def drop_rows(connection: Connection, submission_ids: list[int]) -> None:
 
 
 # Reading
+
+
+class Version(NamedTuple):
+    """What changes whenever figures about a project's rankings do; cheap to read."""
+
+    num_rankings: int
+    last_at: float
+    num_special: int  # gold and drift tasks
+    special_sum: int
+    gold_at: float
+
+
+def version(connection: Connection, project_id: int) -> Version:
+    """The version of a project's rankings, from indexes alone.
+
+    An answer that was undone and given again has a later time; erasing takes rows away.
+    """
+    given = select(func.count(), func.coalesce(func.max(assignments.c.ended_at), 0.0)).where(
+        assignments.c.project_id == project_id,
+        assignments.c.kind == "ranking",
+        assignments.c.state == "submitted",
+    )
+    special = select(func.count(), func.coalesce(func.sum(tasks.c.id), 0)).where(
+        tasks.c.project_id == project_id, tasks.c.pool.in_(("gold", "drift"))
+    )
+    measured = (
+        select(func.coalesce(func.max(gold.c.at), 0.0))
+        .join(tasks, tasks.c.id == gold.c.task_id)
+        .where(tasks.c.project_id == project_id)
+    )
+    num_rankings, last_at = connection.execute(given).one()
+    num_special, special_sum = connection.execute(special).one()
+    gold_at = connection.execute(measured).scalar_one()
+    return Version(num_rankings, last_at, num_special, int(special_sum), gold_at)
 
 
 def ranking_rows(
