@@ -86,6 +86,8 @@ class SnapshotConfig(Section):
     """Answers beyond a task's target, which came after their lease had ended."""
     pairs: bool = False
     """Also pairs/comparisons.jsonl: {"prompt", "chosen", "rejected"} for other tools."""
+    consensus: bool = False
+    """Also pairs/consensus.jsonl: the pairs that most of their labelers order alike, with counts."""
     parquet: bool = False
     """Also parquet/: the three files as Parquet."""
 

@@ -70,7 +70,8 @@ def test_stats_and_export_of_a_project(store, tmp_path, capsys):
     assert "no task has answers of two labelers yet" in capsys.readouterr().out
     out = tmp_path / "out"
     words = ["--database", str(store), "--project", "first", "--out", str(out)]
-    assert main(["label", "export", *words]) == 0
+    assert main(["label", "export", *words, "--pairs", "--consensus", "--heldout"]) == 0
+    assert (out / "pairs/comparisons.jsonl").is_file() and (out / "pairs/consensus.jsonl").is_file()
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["project"] == "first"
     assert main(["label", "stats", "--database", str(tmp_path / "no.db"), "--project", "x"]) == 2
     assert "heed label init" in capsys.readouterr().err

@@ -24,6 +24,14 @@ from heedful.errors import ConfigError, MissingExtraError
 from heedful.records import Completion, Prompt
 
 ROLES = ("admin", "researcher", "reviewer", "labeler")
+# What heed label export can write beyond the rule.
+EXPORTS = {
+    "heldout": "answers of held-out labelers too",
+    "shared": "answers to gold and drift tasks too",
+    "pairs": "also pairs/comparisons.jsonl: prompt, chosen, rejected",
+    "consensus": "also pairs/consensus.jsonl: the pairs that most of their labelers order alike",
+    "parquet": "also parquet/: the three files as Parquet",
+}
 LIBRARIES = ("argon2", "fastapi", "multipart", "sqlalchemy", "uvicorn")
 SPLITS = {name: name for name in ("train", "valid", "test")}
 
@@ -96,6 +104,8 @@ def label_parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write a snapshot, as heed snapshot does")
     export.add_argument("--project", required=True, help="name of the project")
     export.add_argument("--out", required=True, help="directory to write")
+    for name, what in EXPORTS.items():
+        export.add_argument(f"--{name}", action="store_true", help=what)
     stats = add("stats", _stats, "how far a project is, and how well its labelers agree")
     stats.add_argument("--project", required=True, help="name of the project")
     return parser
@@ -247,7 +257,12 @@ def _export(options: argparse.Namespace) -> int:
     from heedful.commands.snapshot import run_snapshot
 
     run_snapshot(
-        SnapshotConfig(run_dir=options.out, database=options.database, project=options.project)
+        SnapshotConfig(
+            run_dir=options.out,
+            database=options.database,
+            project=options.project,
+            **{name: getattr(options, name) for name in EXPORTS},
+        )
     )
     return 0
 
