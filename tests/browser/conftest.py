@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -21,12 +22,12 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 from heedful.labeling.auth import hash_password
-from heedful.records import Completion, Prompt
-from heedful.store import people, pools, projects
-from heedful.store.answers import LabelSchema
+from heedful.records import Completion, Prompt, Rating
+from heedful.store import people, pools, projects, screening, tasks, threads
+from heedful.store.answers import LabelSchema, RankingAnswer
 from heedful.store.database import open_database
 
 PASSWORD = "seven quiet herons"
@@ -36,7 +37,8 @@ WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 AXE = "4.14.1"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-START_S = 30.0
+START_S = 60.0
+PATIENCE_MS = 30_000  # machines may be busy
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,7 @@ def chromium() -> Iterator[Any]:
         pytest.fail("there is no chromium: apt-get install chromium, or run .ci/run")
     # As root the browser refuses its own sandbox; what it opens here is ours.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
@@ -61,7 +64,7 @@ def open_browser(chromium: Any) -> Iterator[Callable[..., Page]]:
 
     def open_one(**settings: Any) -> Page:
         context = chromium.new_context(**{"viewport": WIDE, **settings})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
@@ -131,12 +134,13 @@ def new_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from serve(database, home / "snapshots")
 
 
-PROMPTS = {
-    "p1": "Explain why leaves fall in autumn to a child of six.",
-    "p2": "Write a letter to the neighbours: the stairs are to be kept free of bicycles.",
-    "p3": "Name three things to see in Turin on a rainy day.",
-    "p4": "Sum up in one sentence: the bridge was closed for a year, and boats brought the mail.",
-}
+AT_WORK = ("ann", "ben", "cem", "dia", "eva", "fay", "gus")
+PROMPTS = (
+    "Explain why leaves fall in autumn to a child of six.",
+    "Write a letter to the neighbours: the stairs are to be kept free of bicycles.",
+    "Name three things to see in Turin on a rainy day.",
+    "Sum up in one sentence: the bridge was closed for a year, and boats brought the mail.",
+)
 OUTPUTS = (
     "The tree saves its strength for the winter, so it lets the leaves go.",
     "Because of the wind.",
@@ -145,21 +149,32 @@ OUTPUTS = (
     "next wind carries it away. In spring it makes new ones.",
     "Leaves fall. Leaves fall. Leaves fall.",
 )
+ITEMS = (
+    (
+        "flags",
+        {"prompt": "Why?", "output": None, "questions": ["Sensitive?"]},
+        {"Sensitive?": True},
+    ),
+    ("ranking", {"prompt": "Name a bird.", "outputs": ["A heron.", "An oak."]}, [1, 2]),
+    ("demonstration", {"prompt": "How do I scare a heron?"}),
+    ("topics", {"question": "Which languages do you speak?"}),
+)
 
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A service with a project in strict and one in fast mode, tasks, and people in them.
+    """A service with an untouched project in strict and one in fast mode, and one long at work.
 
     Everybody has the same password and no second factor: ada (admin), rea (researcher), ray
-    (reviewer), lea, leo and liv (labelers).
+    (reviewer); lea, leo and liv in the untouched projects; ``AT_WORK`` in the other, in which liv
+    is screened and leo was.
     """
     home = tmp_path_factory.mktemp("furnished")
     now = time.time()
     database = open_database(home / "labels.db", now=now)
     hashed = hash_password(PASSWORD)
     roles = {"ada": "admin", "rea": "researcher", "ray": "reviewer"}
-    names = [*roles, "lea", "leo", "liv"]
+    names = [*roles, "lea", "leo", "liv", *AT_WORK]
 
     def fill(connection: Any) -> dict[str, int]:
         numbers = {}
@@ -170,7 +185,9 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamesp
             )
             numbers[name] = one.id
         for mode in ("strict", "fast"):
-            _add_project(connection, mode, numbers, now)
+            project = _add_project(connection, mode, mode, numbers, now)
+            _add_members(connection, project, ("lea", "leo", "liv"), numbers, now)
+        _add_busy_project(connection, numbers, now)
         return numbers
 
     numbers = database.write(fill)
@@ -179,31 +196,92 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamesp
         yield SimpleNamespace(url=url, people=numbers)
 
 
-def _add_project(connection: Any, mode: str, numbers: dict[str, int], now: float) -> None:
-    """A project with tasks that everybody shares."""
+def _add_project(
+    connection: Any, name: str, mode: Any, numbers: dict[str, int], now: float, num_prompts: int = 4
+) -> projects.Project:
+    """A project with a ranking and a demonstration task for each prompt, which everybody shares."""
     ada = numbers["ada"]
     settings = projects.Settings(
         overlap_fraction=1.0, overlap_n=3, gold_fraction=0.0, drift_fraction=0.0
     )
     project = projects.create(
         connection,
-        f"Answers, {mode}",
-        seed=mode,
+        f"Answers, {name}",
+        seed=name,
         settings=settings,
         guideline="Helpful first, then truthful, then harmless.\n\nTies are welcome.",
         schema=LabelSchema(mode=mode),
         actor=ada,
         now=now,
     )
-    for name in ("lea", "leo", "liv"):
-        people.join(connection, project.id, numbers[name], actor=ada, now=now)
-    given = [Prompt(id=f"{mode}-{name}", text=text) for name, text in PROMPTS.items()]
+    texts = [PROMPTS[number % len(PROMPTS)] for number in range(num_prompts)]
+    given = [Prompt(id=f"{name}-{number}", text=text) for number, text in enumerate(texts)]
     added = projects.add_prompts(connection, project.id, given, actor=ada, now=now)
     for name, number in added.items():
         outputs = [Completion(f"{name}-{i}", text) for i, text in enumerate(OUTPUTS)]
         made = projects.add_completions(connection, number, outputs)
         pools.add_ranking_task(connection, project, number, made)
         pools.add_demonstration_task(connection, project, number)
+    return project
+
+
+def _add_members(
+    connection: Any,
+    project: projects.Project,
+    names: tuple[str, ...],
+    numbers: dict[str, int],
+    now: float,
+) -> None:
+    for name in names:
+        people.join(connection, project.id, numbers[name], actor=numbers["ada"], now=now)
+
+
+def _add_busy_project(connection: Any, numbers: dict[str, int], now: float) -> None:
+    """Forty prompts ranked by seven labelers, a screening test, a flagged prompt, a question."""
+    ada = numbers["ada"]
+    project = _add_project(connection, "at work", "fast", numbers, now, num_prompts=40)
+    _add_members(connection, project, AT_WORK, numbers, now)
+    chance = random.Random(1)
+    for turn in range(17):
+        for name in AT_WORK:
+            at = now - 7 * 86400 + turn * 36000
+            work = tasks.claim(connection, project.id, numbers[name], "ranking", now=at)
+            if work is not None:
+                tasks.submit(
+                    connection,
+                    work.id,
+                    numbers[name],
+                    _opinion(work.outputs, chance),
+                    key=work.id,
+                    active_s=chance.uniform(60, 400),
+                    now=at + 400,
+                )
+    for kind in ("plain", "few_shot", "user_based"):
+        brief = "Somebody plans a journey." if kind == "user_based" else ""
+        pools.add_prompt_task(connection, project, kind, brief=brief)
+    work = tasks.claim(connection, project.id, numbers["ann"], "demonstration", now=now)
+    assert work is not None
+    threads.ask(connection, work.id, numbers["ann"], "How long may it be?", now=now)
+    flagged = Prompt(id="flagged", text="Write to Mr Roe, 5 Mill Lane.")
+    (number,) = projects.add_prompts(connection, project.id, [flagged], actor=ada, now=now).values()
+    projects.quarantine(connection, number, "an address", actor=ada, now=now)
+    for item in ITEMS:
+        screening.add_item(connection, project.id, *item, actor=ada, now=now)
+    _add_members(connection, project, ("leo", "liv"), numbers, now)
+    answers = {"flags": {"Sensitive?": True}, "ranking": [1, 2]}
+    for one in screening.questions(connection, project.id, numbers["leo"]):
+        answer = answers.get(one.kind, "Some words of mine.")
+        screening.answer(connection, one.id, numbers["leo"], answer, now=now)
+    screening.finish(connection, project.id, numbers["leo"], now=now)
+
+
+def _opinion(outputs: tuple[str, ...], chance: random.Random) -> RankingAnswer:
+    """Longer is better, but for OUTPUTS[3], within the noise of a labeler; ratings go with it."""
+    worth = [min(len(text), 250) / 100 * (text != OUTPUTS[3]) for text in outputs]
+    seen = [round(2 * (one + chance.gauss(0, 0.35))) for one in worth]
+    order = sorted(set(seen), reverse=True)
+    ranks = tuple(1 + order.index(one) for one in seen)
+    return RankingAnswer(ranks, tuple(Rating(8 - min(rank, 7), {}) for rank in ranks))
 
 
 @pytest.fixture
@@ -239,13 +317,15 @@ def axe_source() -> str:
 
 
 @pytest.fixture
-def violations(axe_source: str) -> Callable[[Page], list[str]]:
-    """Finds what breaks a rule of WCAG 2.2 AA on a page as it stands."""
+def violations(axe_source: str) -> Callable[..., list[str]]:
+    """Finds what breaks WCAG 2.2 AA on a page as it stands, by all rules or by one."""
 
-    def check(page: Page) -> list[str]:
+    def check(page: Page, rule: str | None = None) -> list[str]:
         # Evaluated by the debugger: a script in the page would be refused by its policy.
-        page.evaluate(axe_source)
-        found = page.evaluate("tags => axe.run(document, {runOnly: tags})", WCAG)
+        if not page.evaluate("'axe' in window"):
+            page.evaluate(axe_source)
+        which = {"runOnly": [rule] if rule else WCAG, "resultTypes": ["violations"]}
+        found = page.evaluate("which => axe.run(document, which)", which)
         return [
             f"{page.url} {one['id']}: {node['html'][:200]} {node['failureSummary']}"
             for one in found["violations"]
