@@ -6,10 +6,10 @@ Computed when rankings have changed, and for large projects beside the pages.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from heedful.labeling.agreement import (
     rating_agreement,
 )
 from heedful.labeling.quality import Drift, LabelerQuality, drift, labeler_quality
+from heedful.records import Rating
 from heedful.store import history, labels
 from heedful.store.database import Database
 from heedful.store.labels import RankingRow, Version
@@ -65,23 +66,28 @@ class Shown:
 
 def figures(connection: Any, project_id: int) -> Figures:
     """Agreement over shared work (neither gold nor drift tasks), and quality of each labeler."""
-    rows = list(labels.ranking_rows(connection, project_id))
-    answers = answers_of(rows, labels.output_lengths(connection, project_id))
-    pools = {str(row.task_id): row.pool for row in rows}
-    outputs = {row.task_id: row.outputs for row in rows}
+    num_answers = labels.rankings_by_task(connection, project_id)
+    shared_tasks = {task for task, number in num_answers.items() if number > 1}
+    special = labels.special_tasks(connection, project_id)
+    outputs: dict[int, tuple[int, ...]] = {}  # of gold tasks
+
+    def rows() -> Iterator[RankingRow]:
+        for row in labels.ranking_rows(connection, project_id):
+            if special.get(row.task_id) == "gold":
+                outputs[row.task_id] = row.outputs
+            yield row
+
+    lengths = labels.output_lengths(connection, project_id)
+    answers = list(answers_of(rows(), lengths, shared_tasks))
     gold = {
         str(task): dict(zip(map(str, outputs[task]), answer["ranks"], strict=True))
         for task, answer in history.reference_answers(connection, project_id).items()
         if task in outputs
     }
-    constant = {task for task, pool in pools.items() if pool == "drift"}
+    constant = {str(task) for task, pool in special.items() if pool == "drift"}
     # What one labeler alone has answered says nothing of agreement: most tasks are left out here.
-    num_answers = Counter(answer.prompt for answer in answers)
-    shared = [
-        answer
-        for answer in answers
-        if pools[answer.prompt] == "work" and num_answers[answer.prompt] > 1
-    ]
+    work = {str(task) for task in shared_tasks - special.keys()}
+    shared = [answer for answer in answers if answer.prompt in work]
     quality = labeler_quality(answers, gold=gold, constant=constant)
     drifts = {name: drift(answers, constant, labeler=name) for name in quality if constant}
     return Figures(
@@ -94,24 +100,31 @@ def figures(connection: Any, project_id: int) -> Figures:
     )
 
 
-def answers_of(rows: Iterable[RankingRow], lengths: dict[int, int]) -> list[Answer]:
-    """The rankings in the order in which their labelers saw the outputs; a task is a prompt."""
-    found = []
+# A million ratings fit into memory without their flags, which only shared tasks need.
+_OVERALL = {overall: Rating(overall) for overall in range(1, 8)}
+
+
+def answers_of(
+    rows: Iterable[RankingRow], lengths: dict[int, int], shared: Container[int]
+) -> Iterator[Answer]:
+    """The rankings in the order in which their labelers saw the outputs; a task is a prompt.
+
+    Ratings are without their flags but for the ``shared`` tasks.
+    """
     for row in rows:
-        shown = row.display_order
-        found.append(
-            Answer(
-                prompt=str(row.task_id),
-                labeler=str(row.labeler_id),
-                outputs=tuple(str(row.outputs[place]) for place in shown),
-                ranks=tuple(row.ranks[place] for place in shown),
-                lengths=tuple(lengths[row.outputs[place]] for place in shown),
-                ratings=tuple(row.ratings[place] for place in shown),
-                active_s=row.active_s,
-                submitted_s=row.at,
-            )
+        shown, ratings = row.display_order, row.ratings
+        if row.task_id not in shared:
+            ratings = tuple(None if one is None else _OVERALL[one.overall] for one in ratings)
+        yield Answer(
+            prompt=sys.intern(str(row.task_id)),
+            labeler=sys.intern(str(row.labeler_id)),
+            outputs=tuple(str(row.outputs[place]) for place in shown),
+            ranks=tuple(row.ranks[place] for place in shown),
+            lengths=tuple(lengths[row.outputs[place]] for place in shown),
+            ratings=tuple(ratings[place] for place in shown),
+            active_s=row.active_s,
+            submitted_s=row.at,
         )
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,10 +246,14 @@ def version(connection: Connection, project_id: int) -> Version:
 
     An answer that was undone and given again has a later time; erasing takes rows away.
     """
-    given = select(func.count(), func.coalesce(func.max(assignments.c.ended_at), 0.0)).where(
-        assignments.c.project_id == project_id,
-        assignments.c.kind == "ranking",
-        assignments.c.state == "submitted",
+    # Two statements: the last of an index is found at once, and counting reads it all.
+    given, last = (
+        select(value).where(
+            assignments.c.project_id == project_id,
+            assignments.c.kind == "ranking",
+            assignments.c.state == "submitted",
+        )
+        for value in (func.count(), func.max(assignments.c.ended_at))
     )
     special = select(func.count(), func.coalesce(func.sum(tasks.c.id), 0)).where(
         tasks.c.project_id == project_id, tasks.c.pool.in_(("gold", "drift"))
@@ -259,7 +263,8 @@ def version(connection: Connection, project_id: int) -> Version:
         .join(tasks, tasks.c.id == gold.c.task_id)
         .where(tasks.c.project_id == project_id)
     )
-    num_rankings, last_at = connection.execute(given).one()
+    num_rankings = connection.execute(given).scalar_one()
+    last_at = connection.execute(last).scalar_one() or 0.0
     num_special, special_sum = connection.execute(special).one()
     gold_at = connection.execute(measured).scalar_one()
     return Version(num_rankings, last_at, num_special, int(special_sum), gold_at)
@@ -314,6 +319,25 @@ def ranking_rows(
     ):
         for row in rows:
             yield _ranking_row(row, [next(rated) for _ in row.ranks])
+
+
+def rankings_by_task(connection: Connection, project_id: int) -> dict[int, int]:
+    """{task: its rankings that stand}."""
+    query = (
+        select(rankings.c.task_id, func.count().label("n"))
+        .join(tasks, tasks.c.id == rankings.c.task_id)
+        .where(tasks.c.project_id == project_id)
+        .group_by(rankings.c.task_id)
+    )
+    return {row.task_id: row.n for row in connection.execute(query)}
+
+
+def special_tasks(connection: Connection, project_id: int) -> dict[int, Pool]:
+    """{task: pool} of the tasks that everybody is given: gold, and those that show drift."""
+    query = select(tasks.c.id, tasks.c.pool).where(
+        tasks.c.project_id == project_id, tasks.c.pool.in_(("gold", "drift"))
+    )
+    return {row.id: row.pool for row in connection.execute(query)}
 
 
 def _ranking_row(row: Row[Any], rated: list[Row[Any]]) -> RankingRow:
