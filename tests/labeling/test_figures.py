@@ -88,7 +88,6 @@ def test_figures_are_computed_once_for_each_change(crew):
     assert cache.get(1) == cache.get(1) == Shown(2, None)
     assert cache.get(2) == Shown(3, None) and cache.get(1) == Shown(2, None)
     assert calls == [1, 1, 2]
-    cache.close()
 
 
 def test_long_computations_run_beside_the_pages_and_rest(crew):
@@ -125,7 +124,6 @@ def test_long_computations_run_beside_the_pages_and_rest(crew):
     assert cache.get(1) == Shown(1, begun)
     wait_for_end()
     assert calls == [1, 1] and cache.get(1) == Shown(2, None)
-    cache.close()
 
 
 def test_a_computation_that_fails_leaves_the_last_figures(crew, caplog):
@@ -141,7 +139,6 @@ def test_a_computation_that_fails_leaves_the_last_figures(crew, caplog):
         while cache._under_way:
             time.sleep(0.001)
     assert calls == [1, 1] and "no figures" in caplog.text
-    cache.close()
 
 
 def test_the_page_shows_every_kind_of_agreement_with_its_name(crew):

@@ -142,7 +142,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     background = asyncio.create_task(keep_tidy())
     yield
     background.cancel()
-    app.state.figures.close()
 
 
 async def show_error(request: Request, error: Exception) -> Response:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +88,8 @@ def figures(connection: Any, project_id: int) -> Figures:
     work = {str(task) for task in shared_tasks - special.keys()}
     shared = [answer for answer in answers if answer.prompt in work]
     quality = labeler_quality(answers, gold=gold, constant=constant)
-    drifts = {name: drift(answers, constant, labeler=name) for name in quality if constant}
+    fixed = [answer for answer in answers if answer.prompt in constant]
+    drifts = {name: drift(fixed, constant, labeler=name) for name in quality if fixed}
     return Figures(
         agreement=ranking_agreement(shared),
         concordance=concordance(shared),
@@ -151,7 +151,7 @@ class FigureCache:
         self._kept: dict[int, _Kept] = {}
         self._under_way: set[int] = set()
         self._gate = threading.Lock()
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="figures")
+        self._one_at_a_time = threading.Lock()
 
     def get(self, project_id: int) -> Shown:
         """The figures of now where they are quick to have, else the last ones with their time."""
@@ -165,18 +165,16 @@ class FigureCache:
             rests = kept is not None and self._clock() < kept.at + REST * kept.took_s
             if not is_small and not rests and project_id not in self._under_way:
                 self._under_way.add(project_id)
-                self._beside.submit(self._update, project_id)
+                # A daemon: the service stops without waiting for figures.
+                threading.Thread(target=self._update, args=(project_id,), daemon=True).start()
         if is_small:
             return Shown(self._fresh(project_id).figures, None)
         return Shown(None, None) if kept is None else Shown(kept.figures, kept.at)
 
-    def close(self) -> None:
-        """Waits for what is being computed, and computes no more."""
-        self._beside.shutdown(cancel_futures=True)
-
     def _update(self, project_id: int) -> None:
         try:
-            self._fresh(project_id)
+            with self._one_at_a_time:
+                self._fresh(project_id)
         except Exception:  # the next page tries again; this one has what it had
             _log.exception("the figures of project %d could not be computed", project_id)
         finally:
