@@ -235,21 +235,6 @@ def _move(connection: Connection, task: int, pool: Pool) -> None:
     set_targets(connection, get(connection, project).settings, tasks.c.id == task)
 
 
-def set_drift(
-    connection: Connection, task: int, is_constant: bool, *, actor: int, now: float
-) -> None:
-    """Makes a ranking task a constant one, which everybody is given now and then, or work again."""
-    query = select(tasks.c.kind, tasks.c.pool).where(tasks.c.id == task)
-    found = connection.execute(query).first()
-    if found is None or found.kind != "ranking":
-        raise NotFound(f"there is no ranking task {task}")
-    if found.pool == "gold":
-        raise Conflict(f"task {task} is gold: take that away first")
-    _move(connection, task, "drift" if is_constant else "work")
-    action = "set_drift" if is_constant else "clear_drift"
-    audit.record(connection, action, f"task/{task}", actor=actor, now=now)
-
-
 def kinds(connection: Connection, project_id: int) -> list[TaskKind]:
     """The kinds of tasks that a project has, done or not."""
     every: tuple[TaskKind, ...] = ("ranking", "demonstration", "prompt")
