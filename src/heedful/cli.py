@@ -25,7 +25,7 @@ RECIPES = Path(__file__).parent / "recipes"
 PROFILED = (*TRAINING, "sample")
 # The actions of heed label, the service for people; anything else after it is the old name of
 # heed simulate-labels.
-SERVICE = ("init", "serve", "invite", "export", "stats", "-h", "--help")
+SERVICE = ("init", "serve", "invite", "reset", "export", "stats", "-h", "--help")
 # The variables of the miniature recipe with which labelers come to the service's front door.
 THROUGH_SERVICE = {
     "through": "service",

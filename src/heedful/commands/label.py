@@ -101,6 +101,12 @@ def label_parser() -> argparse.ArgumentParser:
     invite.add_argument("--project", help="name of the project; labelers need one")
     invite.add_argument("--cohort", default="train", choices=("train", "heldout"))
     invite.add_argument("--url", default="http://127.0.0.1:8100", help="default: %(default)s")
+    reset = add("reset", _reset, "print a link for a new password, for who cannot log in any more")
+    reset.add_argument("--email", required=True, help="the address of the account")
+    reset.add_argument("--url", default="http://127.0.0.1:8100", help="default: %(default)s")
+    reset.add_argument(
+        "--no-code", action="store_true", help="take the second factor away too: the phone is lost"
+    )
     export = add("export", _export, "write a snapshot, as heed snapshot does")
     export.add_argument("--project", required=True, help="name of the project")
     export.add_argument("--out", required=True, help="directory to write")
@@ -250,6 +256,32 @@ def _invite(options: argparse.Namespace) -> int:
     finally:
         database.close()
     print(f"{options.url.rstrip('/')}/invitation/{token}")
+    return 0
+
+
+def _reset(options: argparse.Namespace) -> int:
+    from heedful.labeling.access import token_hash
+    from heedful.labeling.accounts import PASSWORD_LINK_S
+    from heedful.labeling.second_factor import drop
+    from heedful.store import people, sessions
+
+    token, now = secrets.token_urlsafe(32), time.time()
+
+    def issue(connection: Any) -> None:
+        account = people.user_by_email(connection, options.email)
+        if account is None or account.state != "active":
+            raise ConfigError(f"{options.email} has no open account here")
+        link = {"token_sha256": token_hash(token), "expires_at": now + PASSWORD_LINK_S}
+        sessions.issue_ticket(connection, account.id, "password", **link, actor=None, now=now)
+        if options.no_code:
+            drop(connection, account.id, actor=None, now=now)
+
+    database = _open(options.database)
+    try:
+        database.write(issue)
+    finally:
+        database.close()
+    print(f"{options.url.rstrip('/')}/password/{token}")
     return 0
 
 

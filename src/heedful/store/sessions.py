@@ -110,7 +110,7 @@ def issue_ticket(
     *,
     token_sha256: str,
     expires_at: float,
-    actor: int,
+    actor: int | None,
     now: float,
 ) -> None:
     """Puts a new ticket in the place of the person's others of this purpose."""
