@@ -318,13 +318,13 @@ def axe_source() -> str:
 
 @pytest.fixture
 def violations(axe_source: str) -> Callable[..., list[str]]:
-    """Finds what breaks WCAG 2.2 AA on a page as it stands, by all rules or by one."""
+    """Finds what breaks WCAG 2.2 AA on a page as it stands, by all rules or by some."""
 
-    def check(page: Page, rule: str | None = None) -> list[str]:
+    def check(page: Page, rules: list[str] | None = None) -> list[str]:
         # Evaluated by the debugger: a script in the page would be refused by its policy.
         if not page.evaluate("'axe' in window"):
             page.evaluate(axe_source)
-        which = {"runOnly": [rule] if rule else WCAG, "resultTypes": ["violations"]}
+        which = {"runOnly": rules or WCAG, "resultTypes": ["violations"]}
         found = page.evaluate("which => axe.run(document, which)", which)
         return [
             f"{page.url} {one['id']}: {node['html'][:200]} {node['failureSummary']}"
