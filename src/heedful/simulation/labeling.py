@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ class _Item:
     @property
     def finished(self) -> list[bool]:
         return [completion.finished for completion in self.completions]
+
+    def without_nul(self) -> _Item:
+        """The item with a mark in place of every NUL in its completions."""
+        found = (replace(one, text=one.text.replace("\x00", "\ufffd")) for one in self.completions)
+        return _Item(self.prompt_id, self.prompt, self.task, tuple(found))
 
     def distinct(self) -> _Item:
         """The item without the later ones of identical completions."""
@@ -203,9 +208,12 @@ class ToLabel:
 
 
 def to_label(directory: Path, completions_path: Path) -> ToLabel:
-    """What ``label`` would have ranked, as prompts and completions for a project."""
+    """What ``label`` would have ranked, as prompts and completions for a project.
+
+    No page and no database holds a NUL, which a byte-level model may write: it becomes U+FFFD.
+    """
     rows = {row["id"]: row for row in read_rows(directory / PROMPTS_FILE, ("id", "text", "split"))}
-    items = _read(directory, completions_path)
+    items = [item.without_nul() for item in _read(directory, completions_path)]
     unique = [item.distinct() for item in items]
     kept = [item for item in unique if len(item.texts) >= 2]
     return ToLabel(
