@@ -282,3 +282,35 @@ def test_every_field_of_every_page_has_a_label(house, completions_file):
                 assert given.get("id") in labelled, (page.path, given)
         assert [tag for tag, _ in page.tags].count("h1") == 1
         assert ("html", {"lang": "en"}) in page.tags
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 30, "%00", "-1", "x", "9" * 18])
+def test_addresses_of_nothing_are_no_errors_here(house, text):
+    house.person("lea")
+    browsers = {"admin": house.browser("ada"), "labeler": house.browser("lea")}
+    for key, rule in RULES.items():
+        method, path = key.split(" ")
+        role = next((one for one in browsers if rule == "anyone" or one in rule), None)
+        if method != "GET" or role is None or "{" not in path:
+            continue
+        page = browsers[role].get(re.sub(r"\{\w+\}", text, path))
+        assert page.status < 500, key
+    for query in ("audit?before=", "audit?object=", "projects/1/tasks?after="):
+        assert browsers["admin"].get(f"/admin/{query}{text}").status < 500
+
+
+def test_texts_that_no_database_holds_are_no_errors_here(house, completions_file):
+    house.load(completions_file)
+    ada = house.browser("ada")
+    token = {"token": ada.get("/account").forms[0].fields["token"]}
+    sent = {
+        "/admin/projects/1/tasks/1/decision": {"note": "\0", "ranks.0": "1", "ranks.1": "1"},
+        "/admin/projects/1/erasure": {"customer": "a\0b"},
+        "/admin/projects/1/screening/items": {"kind": "flags", "prompt": "\0", "truth": "yes"},
+        "/admin/people/2/erase": {"email": "\0"},
+        "/login": {"email": "\0", "password": "\0"},
+        "/login/code": {"ticket": "\0", "code": "\0"},
+    }
+    for path, fields in sent.items():
+        fields |= {"ranks.2": "1"}
+        assert ada.post(path, token | fields).status < 500, path

@@ -164,6 +164,11 @@ def test_a_labeler_may_have_one_and_switch_it_off(house):
     code = code_at(secret, house.clock.now)
     page = lea.get(OWN)
     assert lea.submit(page, f"{OWN}/off", password="wrong", code=code).status == 422
-    page = lea.submit(page, f"{OWN}/off", password="seven quiet herons", code=code)
+    for _ in range(4):
+        lea.submit(page, f"{OWN}/off", password="wrong", code=code)
+    right = {"password": "seven quiet herons", "code": code}
+    assert "Too many attempts" in lea.submit(page, f"{OWN}/off", **right).text
+    house.clock.now += 1.0
+    page = lea.submit(page, f"{OWN}/off", **right)
     assert "Set it up" in page.text
     assert house.browser("lea").get("/").path == "/"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -119,6 +119,7 @@ RULES: dict[str, Rule] = {
 WITHOUT_CODE = frozenset(
     {"/logout", *(key.split(" ")[1] for key in RULES if "/account/second-factor" in key)}
 )
+MAX_DIGITS = 18  # of a number in 64 bits
 MAX_FORM_FIELDS = 400  # nine outputs with every question of Table 3 have about 150
 MAX_PART_BYTES = 1_000_000
 MAX_FORM_BYTES = 4_000_000
@@ -162,6 +163,7 @@ async def _check(request: Request) -> None:
         if _lacks_second_factor(request) and request.scope["route"].path not in WITHOUT_CODE:
             message = "Set up a second factor first: your role needs one here."
             raise Refused(403, message, instead="/account/second-factor")
+    _check_numbers(request)
     request.state.form = FormData()
     if request.method not in ("GET", "HEAD"):
         _check_size(request)
@@ -171,6 +173,17 @@ async def _check(request: Request) -> None:
 def _lacks_second_factor(request: Request) -> bool:
     user = request.state.user
     return user.totp_secret is None and user.role in service_of(request).second_factor
+
+
+def _check_numbers(request: Request) -> None:
+    """Refuses what no database keeps in an address: there is nothing of that number or name."""
+    takes = request.scope["route"].dependant
+    given = {**request.query_params, **request.path_params}
+    for one in (*takes.path_params, *takes.query_params):
+        kind, text = one.field_info.annotation, given.get(one.alias, "")
+        is_number = int in (kind, *get_args(kind))  # int, or int | None
+        if (is_number and len(text) > MAX_DIGITS) or "\x00" in text:
+            raise Refused(404, "There is no such page.")
 
 
 def _check_size(request: Request) -> None:

@@ -215,8 +215,9 @@ def _account(request: Request, problem: str, *, status: int = 200, done: bool = 
 def change_password(request: Request) -> Response:
     """Takes a new password and ends all other sessions."""
     fields, user, now = texts_of(request), user_of(request), now_of(request)
-    if not is_password(user.password_hash, fields.get("old", "")):
-        return _account(request, "The old password is wrong.", status=422)
+    wrong = problem_with_password(request, fields.get("old", ""))
+    if wrong:
+        return _account(request, wrong, status=422)
     if fields.get("password") != fields.get("again"):
         return _account(request, "The two new passwords differ.", status=422)
     try:
@@ -228,6 +229,19 @@ def change_password(request: Request) -> Response:
     write(request, people.change_user, user.id, password_hash=hashed, actor=user.id, now=now)
     write(request, sessions.end_all, user.id, but=but, actor=user.id, now=now)
     return _account(request, "", done=True)
+
+
+def problem_with_password(request: Request, password: str) -> str:
+    """Why this is not the password of who is logged in, or "". Guessing slows down as at log-in:
+    whoever finds a browser open is not to find the password out."""
+    user, now = user_of(request), now_of(request)
+    seconds = read(request, wait_s, {"login-account": user.email}, now=now)
+    if seconds > 0:
+        return f"Too many attempts: try again in {seconds:.0f} seconds."
+    if is_password(user.password_hash, password):
+        return ""
+    write(request, sessions.note_failure, "login-account", user.email, now=now)
+    return "The password is wrong."
 
 
 def end_other_sessions(request: Request) -> Response:

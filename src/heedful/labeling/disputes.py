@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from heedful.errors import HeedfulError
 from heedful.labeling.pages import go, render
-from heedful.labeling.service import Refused, now_of, read, texts_of, user_of, write
+from heedful.labeling.service import Refused, note_of, now_of, read, texts_of, user_of, write
 from heedful.store import disputes, history, pools, projects
 from heedful.store.disputes import VIEWS, RankingTask
 from heedful.store.problems import Conflict, NotFound
@@ -96,8 +96,8 @@ def decide(request: Request, project_id: int, task: int) -> Response:
     fields, user = texts_of(request), user_of(request)
     found = read(request, disputes.ranking_task, project_id, task)
     try:
-        answer, note = {"ranks": _ranks_of(fields, found)}, fields.get("note", "")[:2000]
-        now = now_of(request)
+        answer = {"ranks": _ranks_of(fields, found)}
+        note, now = note_of(request), now_of(request)
         write(request, history.adjudicate, task, answer, note=note, actor=user.id, now=now)
     except HeedfulError as error:
         return _task_page(request, project_id, task, fields, problem=str(error), status=422)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from heedful.labeling.pages import render
-from heedful.labeling.service import now_of, read, service_of, texts_of, user_of, write
+from heedful.labeling.service import note_of, now_of, read, service_of, texts_of, user_of, write
 from heedful.store import erasure, history, people, projects
 from heedful.store.erasure import Erased
 from heedful.store.problems import NotFound
@@ -73,7 +73,7 @@ def show_customer(request: Request, project_id: int) -> Response:
 def erase_customer(request: Request, project_id: int) -> Response:
     """Deletes all prompts of a customer in a project, with the answers to them."""
     project = read(request, projects.get, project_id)
-    customer = texts_of(request).get("customer", "")
+    customer = note_of(request, "customer")
     by = {"actor": user_of(request).id, "now": now_of(request)}
     try:
         erased = write(request, erasure.erase_source_user, project_id, customer, **by)

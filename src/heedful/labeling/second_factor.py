@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from heedful.labeling.access import token_hash
-from heedful.labeling.auth import begin_session, is_password, too_fast
+from heedful.labeling.auth import begin_session, problem_with_password, too_fast
 from heedful.labeling.limits import network_of, wait_s
 from heedful.labeling.pages import go, render
 from heedful.labeling.service import (
@@ -218,8 +218,9 @@ def switch_off(request: Request) -> Response:
     user, now = user_of(request), now_of(request)
     if user.role in service_of(request).second_factor:
         return _page(request, "Your role needs a second factor here.", status=422)
-    if not is_password(user.password_hash, texts_of(request).get("password", "")):
-        return _page(request, "The password is wrong.", status=422)
+    wrong = problem_with_password(request, texts_of(request).get("password", ""))
+    if wrong:
+        return _page(request, wrong, status=422)
 
     def turn_off(connection: Any) -> list[str]:
         drop(connection, user.id, actor=user.id, now=now)

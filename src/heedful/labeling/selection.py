@@ -18,7 +18,16 @@ from starlette.responses import Response
 from heedful.errors import DataError, HeedfulError
 from heedful.labeling import quality
 from heedful.labeling.pages import go, render
-from heedful.labeling.service import Refused, form_of, now_of, read, texts_of, user_of, write
+from heedful.labeling.service import (
+    Refused,
+    form_of,
+    note_of,
+    now_of,
+    read,
+    texts_of,
+    user_of,
+    write,
+)
 from heedful.statistics.pairs import Ranked
 from heedful.store import projects, screening
 from heedful.store.problems import AnswerProblem, NotFound
@@ -265,7 +274,7 @@ def decide(request: Request, project_id: int, code: str) -> Response:
         project_id,
         candidate.user_id,
         accept=decision == "accept",
-        note=fields.get("note", "")[:2000],
+        note=note_of(request),
         actor=user_of(request).id,
         now=now_of(request),
     )

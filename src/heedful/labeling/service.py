@@ -13,9 +13,11 @@ from starlette.requests import Request
 
 from heedful.errors import HeedfulError
 from heedful.records import Completion, Prompt
-from heedful.store.database import Database
+from heedful.store.database import Database, storable
 from heedful.store.people import User
 from heedful.store.sessions import Session
+
+MAX_NOTE_CHARS = 2000
 
 
 class Refused(HeedfulError):
@@ -103,6 +105,11 @@ def form_of(request: Request) -> FormData:
 def texts_of(request: Request) -> dict[str, str]:
     """The text fields of the form, with the line ends of the store (a browser sends CR LF)."""
     return clean_texts(form_of(request))
+
+
+def note_of(request: Request, name: str = "note") -> str:
+    """A text of the form that colleagues read, as a database can hold it."""
+    return storable(texts_of(request).get(name, ""))[:MAX_NOTE_CHARS]
 
 
 def clean_texts(fields: Mapping[str, Any]) -> dict[str, str]:
