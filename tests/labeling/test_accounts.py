@@ -69,6 +69,22 @@ def test_roles_change_and_accounts_close_at_once(house):
         assert {"role": "reviewer", "state": "disabled"}.items() <= found[1].detail.items()
 
 
+def test_people_are_found_by_name_or_address(house):
+    names = ["kim", "lea", *(f"p{number}" for number in range(105))]
+    house.database.write(
+        lambda c: [
+            people.add_user(c, f"{name}@example.org", name, "labeler", None, actor=1, now=1.0)
+            for name in names
+        ]
+    )
+    ada = house.browser("ada")
+    page = ada.get(PEOPLE)
+    assert "And 8 more" in page.text  # Ada, kim, lea and 97 of the others are shown
+    page = ada.get(f"{PEOPLE}?find=LEA@")
+    assert "Role of lea" in page.text and "Role of kim" not in page.text
+    assert "There is nobody like that." in ada.get(f"{PEOPLE}?find=%3Cscript").text
+
+
 def test_a_lost_phone_and_a_lost_laptop(house):
     user_id = house.person("rea", "researcher")
     ada, rea = house.browser("ada"), house.browser("rea")

@@ -113,6 +113,7 @@ def test_a_candidate_who_is_not_taken_on_gets_no_work_and_can_be_later(tested):
     assert ada.post(f"{link}/decision", token | {"decision": "maybe"}).status == 422
     ada.submit(ada.get(link), f"{link}/decision", decision="reject")
     assert "do not take you on" in lea.get(TEST).text
+    assert "State: not taken on." in ada.get(link).text
     assert "0.0%" in ada.get(link).text
     with house.database.read() as connection:
         assert people.membership(connection, 1, 2).state == "rejected"

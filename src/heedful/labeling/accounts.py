@@ -19,6 +19,7 @@ from heedful.store import people, sessions
 
 ROLES = ("labeler", "reviewer", "researcher", "admin")
 STATES = ("active", "disabled")
+SHOWN = 100
 PASSWORD_LINK_S = 24 * 3600.0
 
 
@@ -32,19 +33,32 @@ def add_routes(app: FastAPI) -> None:
     app.add_api_route(f"{own}/{{user_id}}/sessions", end_sessions, methods=["POST"])
 
 
-def show(request: Request) -> Response:
-    """Everybody who has an account, and what can be done about each."""
-    return _page(request)
+def show(request: Request, find: str = "") -> Response:
+    """Who has an account, all or those whose name or address holds a text, and what can be done."""
+    return _page(request, find=find)
 
 
 def _page(
-    request: Request, *, problem: str = "", said: Sequence[str] = (), status: int = 200
+    request: Request,
+    *,
+    find: str = "",
+    problem: str = "",
+    said: Sequence[str] = (),
+    status: int = 200,
 ) -> Response:
+    wanted = find.strip().lower()
+    found = [
+        one
+        for one in read(request, people.all_users)
+        if wanted in one.name.lower() or wanted in one.email
+    ]
     return render(
         request,
         "people.html",
         status=status,
-        people=read(request, people.all_users),
+        people=found[:SHOWN],
+        num_more=len(found[SHOWN:]),
+        find=find,
         roles=ROLES,
         needed=service_of(request).second_factor,
         problem=problem,
