@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -105,6 +105,8 @@ async def with_headers(
     """The response with the headers of every page, errors included; only static files are kept."""
     try:
         response = await call_next(request)
+    except ClientDisconnect:  # whoever sent half a form and went away reads no answer
+        response = PlainTextResponse("", status_code=400)
     except Exception as error:
         response = await show_error(request, error)
     for name, value in HEADERS.items():
