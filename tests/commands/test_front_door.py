@@ -142,3 +142,13 @@ def test_the_name_of_before_still_works_and_says_the_new_one(capsys):
     assert stage_config("label", settings, "old recipe") == stage_config(
         "simulate-labels", settings, "new recipe"
     )
+
+
+def test_a_stage_that_is_done_again_asks_nobody_again(run, capsys):
+    file = run / "demonstrate/demonstrations.jsonl"
+    before = file.read_bytes()
+    file.unlink()
+    settings = {"run_dir": str(run / "demonstrate"), "world": str(run / "world")}
+    run_command("simulate-demonstrations", settings, threads=1)
+    assert file.read_bytes() == before
+    assert "hired" not in capsys.readouterr().out

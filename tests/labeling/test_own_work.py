@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from heedful.labeling.survey import comments, results
@@ -111,3 +112,25 @@ def test_results_are_shares_of_those_who_answered():
     assert results(given[:4]) == []
     assert comments([{"comment": "b"}, {"comment": "a"}, {}, {}, {}]) == ["a", "b"]
     assert comments([{"comment": "b"}] * 4) == []
+
+
+def test_a_form_that_breaks_off_is_no_error_of_the_service(house, caplog):
+    """The network goes while a form is on its way: nothing is kept, and nobody is alarmed."""
+    stranger = house.stranger()
+    token = stranger.get("/login").form("/login")["token"]
+    sent = [{"type": "http.request", "body": b"token=", "more_body": True}]
+    answers: list[dict[str, object]] = []
+
+    async def receive():
+        return sent.pop() if sent else {"type": "http.disconnect"}
+
+    async def send(message):
+        answers.append(message)
+
+    headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"99")]
+    headers += [(b"cookie", f"heedful-form={token}".encode()), (b"sec-fetch-site", b"same-origin")]
+    scope = {"type": "http", "method": "POST", "path": "/login", "raw_path": b"/login"}
+    scope |= {"headers": headers, "query_string": b"", "client": ("10.0.0.1", 1), "scheme": "http"}
+    scope |= {"server": ("label.test", 80), "http_version": "1.1", "root_path": ""}
+    asyncio.run(house.app(scope, receive, send))
+    assert "error" not in caplog.text and answers[0]["status"] == 400

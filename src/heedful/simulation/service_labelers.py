@@ -22,7 +22,7 @@ from heedful.simulation.responses import write_demonstration
 from heedful.simulation.tasks import Task
 from heedful.simulation.world import World
 
-NUM_TRIES, RETRY_S, TIMEOUT_S = 6, 0.5, 60.0
+RETRY_S, LONGEST_WAIT_S, TIMEOUT_S = 0.5, 10.0, 60.0
 _YES_NO = {True: "yes", False: "no"}
 TOPICS_ANSWER = "What is said about the species of this world."
 
@@ -243,10 +243,12 @@ class Person:
 
     def _send(self, method: str, address: str, fields: dict[str, str] | None) -> Page:
         """The page that comes back; where no answer comes, the same is sent again."""
-        for number in range(NUM_TRIES):
+        wait_s = RETRY_S
+        while True:
             try:
                 return Page(self.browser.request(method, address, data=fields))
             except httpx.TransportError as error:
-                last = error
-                time.sleep(RETRY_S * 2**number)
-        raise DataError(f"{self.url} does not answer: {last}") from last
+                if wait_s > LONGEST_WAIT_S:
+                    raise DataError(f"{self.url} does not answer: {error}") from error
+            time.sleep(wait_s)
+            wait_s *= 2

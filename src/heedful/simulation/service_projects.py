@@ -81,8 +81,10 @@ class Plan:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Plan:
         tests = {text: (name, Task(**task)) for text, (name, task) in row["test_tasks"].items()}
-        accounts = [[Account(**one) for one in row[name]] for name in ("candidates", "heldout")]
-        return cls(dict(row["projects"]), *accounts, tests)
+        candidates, heldout = (
+            [Account(**one) for one in row[name]] for name in ("candidates", "heldout")
+        )
+        return cls(dict(row["projects"]), candidates, heldout, tests)
 
 
 def set_up(database: Database, world: World, pool: LabelerPool, jobs: Sequence[Job]) -> Plan:

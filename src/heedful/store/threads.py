@@ -7,6 +7,7 @@ guidelines, whose versions everybody reads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, case, func, select, update
 
@@ -132,7 +133,7 @@ def own_threads(
 
 
 def _threads(
-    connection: Connection, project_id: int, labeler_id: int | None, is_new: object, limit: int
+    connection: Connection, project_id: int, labeler_id: int | None, is_new: Any, limit: int
 ) -> list[Thread]:
     counts = (
         select(
