@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import re
 import struct
+import sys
 from base64 import b32decode
 from dataclasses import replace
 from hashlib import sha1
@@ -54,6 +55,13 @@ def test_codes_are_those_of_the_rfc():
         assert code_at(secret, now) == code
     assert step_of(secret, "287082", 59 + 30) == 1  # half a minute late
     assert step_of(secret, "287082", 59 + 61) is None
+
+
+def test_a_missing_library_is_named(house, monkeypatch):
+    ada = house.browser("ada")
+    monkeypatch.setitem(sys.modules, "segno", None)
+    page = ada.submit(ada.get(OWN), f"{OWN}/begin")
+    assert page.status == 422 and "segno is not installed here" in page.text
 
 
 def test_a_code_is_asked_for_and_counts_once(house):

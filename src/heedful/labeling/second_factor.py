@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from base64 import b32encode
+from importlib import import_module
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
+from heedful.errors import MissingExtraError
 from heedful.labeling.access import token_hash
 from heedful.labeling.auth import begin_session, problem_with_password, too_fast
 from heedful.labeling.limits import network_of, wait_s
@@ -34,6 +36,7 @@ from heedful.store import people, sessions
 
 ISSUER = "heedful"
 NUM_RECOVERY_CODES = 10
+SECRET_BYTES = 20  # RFC 4226: as long as the hash
 RECOVERY_BYTES = 10  # 80 bits: beyond guessing, so that a plain hash is enough
 PENDING = "totp_pending"  # the setting that holds a secret until its first code has come back
 WINDOW = 1  # codes before and after the present one that count, for clocks that differ
@@ -53,14 +56,23 @@ def add_routes(app: FastAPI) -> None:
 
 def step_of(secret: str, code: str, now: float) -> int | None:
     """The time step (30 s) that a code belongs to, or None where it is not one of now."""
-    # Imported where it is used: the service starts without it where nobody has a second factor.
-    from pyotp import TOTP
-    from pyotp.exceptions import OTPVerificationError
-
+    pyotp = _library("pyotp")
     try:
-        return TOTP(secret).verify_and_get_timecode(code, for_time=now, valid_window=WINDOW)
-    except OTPVerificationError:
+        totp = pyotp.TOTP(secret)
+        return totp.verify_and_get_timecode(code, for_time=now, valid_window=WINDOW)
+    except pyotp.exceptions.OTPVerificationError:
         return None
+
+
+def _library(name: str) -> Any:
+    """A library that is needed where somebody has a second factor, and nowhere else."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        message = (
+            f"{name} is not installed here: the operator needs pip install 'heedful[labeling]'"
+        )
+        raise MissingExtraError(message) from error
 
 
 def new_recovery_codes() -> list[str]:
@@ -150,10 +162,8 @@ def _page(
 
 def _picture(secret: str, email: str) -> Markup:
     """The QR code that an authenticator app reads, drawn as SVG."""
-    import segno
-    from pyotp import TOTP
-
-    address = TOTP(secret).provisioning_uri(name=email, issuer_name=ISSUER)
+    totp, segno = _library("pyotp").TOTP(secret), _library("segno")
+    address = totp.provisioning_uri(name=email, issuer_name=ISSUER)
     title = "QR code of the secret below"
     drawn = segno.make(address, error="m", micro=False)
     return Markup(drawn.svg_inline(scale=4, border=4, light="#fff", title=title))
@@ -161,10 +171,8 @@ def _picture(secret: str, email: str) -> Markup:
 
 def begin(request: Request) -> Response:
     """Makes a secret, which counts once its first code has come back."""
-    # Imported here as above.
-    from pyotp import random_base32
-
-    user, now, secret = user_of(request), now_of(request), random_base32()
+    user, now = user_of(request), now_of(request)
+    secret = b32encode(secrets.token_bytes(SECRET_BYTES)).decode()
     if user.totp_secret is not None:
         raise Refused(409, "You have a second factor already: switch it off first.")
 
