@@ -151,3 +151,25 @@ def test_the_page_shows_every_kind_of_agreement_with_its_name(crew):
     assert "Krippendorff's alpha (ordinal) of the ratings from 1 to 7, over 6 outputs" in text
     assert "undefined: all answers equal" in text
     assert "Hallucination100.0%" in text.replace(" ", "")
+
+
+def test_the_page_says_how_old_its_figures_are(crew):
+    for labeler in crew.who:
+        rank(crew, labeler)
+    cache = FigureCache(crew.database, lambda: crew.clock.now, at_once=-1)
+    crew.app.state.figures = cache
+    ada, path = crew.browser("ada"), "/admin/projects/1/labelers"
+
+    def wait_for_end():
+        while cache._under_way:
+            time.sleep(0.001)
+
+    page = ada.get(path)
+    assert "The figures are being computed" in page.text and "not computed yet" in page.text
+    wait_for_end()
+    assert "1 tasks shared by 2 labelers" in ada.get(path).text
+    rank(crew, crew.who[0])
+    crew.clock.now += 600.0
+    assert "As of 2023-11-14 22:13 UTC; newer figures are being computed." in ada.get(path).text
+    wait_for_end()
+    assert "As of" not in ada.get(path).text
