@@ -69,7 +69,8 @@ class Load:
         await self._rest(self.pause_s * chance.random())
         await self._timed("claim", desk.claim, {303})
         beats = asyncio.create_task(self._beat(desk))
-        while desk.task and time.monotonic() < self.end:
+        left = self.options.tasks or math.inf
+        while desk.task and left > 0 and time.monotonic() < self.end:
             await self._timed("page", desk.load, {200})
             for number in range(num_saves):
                 await self._rest(self.pause_s * chance.uniform(0.5, 1.5))
@@ -81,8 +82,9 @@ class Load:
             desk.fill(NOTE)
             if await self._timed("submit", desk.submit, {303}):
                 self.num_submitted += 1
+                left -= 1
             num_saves = self.options.saves
-        if not desk.task:
+        if not desk.task and time.monotonic() < self.end:
             self.errors["no task left"] += 1
         beats.cancel()
 
@@ -122,7 +124,8 @@ async def _load(server: Server, everybody: list[Person], options: argparse.Names
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The figures of one run on the store at ``options.address``, which is empty."""
-    per_labeler = 2 + options.minutes * 60 * options.writes / options.labelers / (options.saves + 2)
+    per_labeler = options.minutes * 60 * options.writes / options.labelers / (options.saves + 2)
+    per_labeler = 2 + (options.tasks or per_labeler)
     num_tasks = math.ceil(options.labelers * per_labeler / TARGET)
     with opened(options.address) as database:
         everybody = furnish(database, options.labelers, num_tasks, TARGET)
@@ -165,11 +168,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--writes", type=float, default=37.0, help="per second, of all labelers")
     parser.add_argument("--saves", type=int, default=20, help="drafts of a task")
     parser.add_argument(
-        "--quick", action="store_true", help="five labelers for three seconds: does it run?"
+        "--tasks", type=int, default=0, help="whoever has done so many stops (default: nobody)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="five labelers, one task each: does it run?"
     )
     options = parser.parse_args(arguments)
     if options.quick:
-        options.labelers, options.minutes, options.writes, options.saves = 5, 0.05, 20.0, 3
+        options.labelers, options.writes, options.saves, options.tasks = 5, 20.0, 3, 1
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
     print(json.dumps(found))

@@ -137,9 +137,9 @@ def new_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 AT_WORK = ("ann", "ben", "cem", "dia", "eva", "fay", "gus")
 PROMPTS = (
     "Explain why leaves fall in autumn to a child of six.",
-    "Write a letter to the neighbours: the stairs are to be kept free of bicycles.",
-    "Name three things to see in Turin on a rainy day.",
-    "Sum up in one sentence: the bridge was closed for a year, and boats brought the mail.",
+    "A reader of our children's page asks: why are the trees bare in winter?",
+    "Why do trees drop their leaves? Answer as a gardener would, in a few words.",
+    "My daughter is sad that the leaves fall. Tell me what I can say to her.",
 )
 OUTPUTS = (
     "The tree saves its strength for the winter, so it lets the leaves go.",
@@ -296,6 +296,25 @@ def log_in() -> Callable[[Page, str, str], None]:
         page.wait_for_url(lambda address: not address.endswith("/login"))
 
     return enter
+
+
+@pytest.fixture
+def submit() -> Callable[..., None]:
+    """Submits a task's form, and again if asked whether it is meant: tests are quick readers."""
+
+    def send(page: Page, keys: str = "") -> None:
+        for _ in range(2):
+            before = page.url
+            if keys:
+                page.keyboard.press(keys)
+            else:
+                page.get_by_role("button", name="Submit and next").click()
+            page.wait_for_url(lambda address, before=before: address != before)
+            if not page.get_by_text("Is this what you mean?").is_visible():
+                break
+        expect(page.get_by_text("Submitted.")).to_be_visible()
+
+    return send
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def saved(page: Page) -> None:
     expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
 
 
-def test_ranks_by_mouse_have_ties_and_are_saved(begin):
+def test_ranks_by_mouse_have_ties_and_are_saved(begin, submit):
     page = begin("lea")
     page.locator(".shelves").scroll_into_view_if_needed()
     drag(page, "C", "Rank 1")
@@ -74,8 +74,7 @@ def test_ranks_by_mouse_have_ties_and_are_saved(begin):
     saved(page)
     page.reload()
     assert ranks(page) == ["2", "2", "1", "2"] and shelf_of(page, "D") == "Rank 2"
-    page.get_by_role("button", name="Submit and next").click()
-    expect(page.get_by_text("Submitted.")).to_be_visible()
+    submit(page)
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("[name='ranks.2']:checked")).to_have_value("1")
     assert ranks(page) == ["2", "2", "1", "2"]
@@ -96,7 +95,7 @@ def test_a_card_follows_the_radio_buttons(begin):
     assert shelf_of(page, "A") == "Rank 3"
 
 
-def test_a_strict_answer_by_keyboard_alone(begin):
+def test_a_strict_answer_by_keyboard_alone(begin, submit):
     page = begin("leo", "strict")
     press = page.keyboard.press
     for _ in range(60):
@@ -123,8 +122,7 @@ def test_a_strict_answer_by_keyboard_alone(begin):
     press("4")
     assert ranks(page) == ["2", "1", "1", "4"]
     assert page.evaluate("document.activeElement.textContent").startswith("D")
-    press("Control+Enter")
-    expect(page.get_by_text("Submitted.")).to_be_visible()
+    submit(page, "Control+Enter")
 
 
 def test_number_keys_are_off_until_they_are_asked_for(begin):

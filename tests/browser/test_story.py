@@ -128,7 +128,7 @@ def decide(page: Page) -> None:
         page.get_by_role("button", name="Decide").click()
 
 
-def rank_all(page: Page, turned: bool) -> int:
+def rank_all(page: Page, turned: bool, submit) -> int:
     """Rates and ranks what there is to do, by radio buttons; returns how many tasks it was."""
     for number in range(10):
         if not page.url.count("/work/"):
@@ -142,9 +142,7 @@ def rank_all(page: Page, turned: bool) -> int:
             output.locator(f"[name='ranks.{place}'][value='{rank}']").check()
             output.locator(f"[name='ratings.{place}'][value='{8 - rank}']").check()
             output.get_by_role("button", name="No to all").click()
-        address = page.url
-        page.get_by_role("button", name="Submit and next").click()
-        page.wait_for_url(lambda url, old=address: old not in url)
+        submit(page)
     raise AssertionError("the tasks did not end")
 
 
@@ -184,7 +182,7 @@ def set_up(page: Page) -> dict[str, str]:
     return {name: invite(page, f"{name.lower()}@example.org", people[name]) for name in people}
 
 
-def label(page: Page, name: str) -> None:
+def label(page: Page, name: str, submit) -> None:
     """A labeler's work: reads, writes, ranks."""
     page.get_by_role("link", name="Helpful answers").click()
     page.get_by_role("link", name="Read them first.").click()
@@ -192,17 +190,16 @@ def label(page: Page, name: str) -> None:
     if name == "Lea":
         page.get_by_role("button", name="Write a demonstration").click()
         page.get_by_label("Your response").fill("Hello! How can I help you?")
-        page.keyboard.press("Control+Enter")
-        expect(page.get_by_text("Submitted.")).to_be_visible()
+        submit(page, "Control+Enter")
     page.get_by_role("button", name="Rate and rank").click()
-    assert rank_all(page, turned=name == "Leo") == 2
+    assert rank_all(page, name == "Leo", submit) == 2
     assert "SECRET" not in page.content()
     today = page.get_by_role("row", name="Today (UTC)").get_by_role("cell").first
     expect(today).to_have_text("3" if name == "Lea" else "2")
 
 
 def test_from_an_empty_service_to_a_reward_model(
-    new_service, open_browser, log_in, small_model, tmp_path: Path
+    new_service, open_browser, log_in, submit, small_model, tmp_path: Path
 ):
     ada, lea, leo = (open_browser() for _ in range(3))
     log_in(ada, new_service, "ada")
@@ -213,7 +210,7 @@ def test_from_an_empty_service_to_a_reward_model(
         take_test(page)
     decide(ada)
     for page, name in ((lea, "Lea"), (leo, "Leo")):
-        label(page, name)
+        label(page, name, submit)
 
     rea = open_browser(accept_downloads=True)
     accept(rea, links["Rea"], "Rea")
