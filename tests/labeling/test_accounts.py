@@ -124,6 +124,8 @@ def test_an_erased_labeler_is_gone_and_what_held_the_data_is_named(house, comple
         lineage = {"sha256": name, "parents": {}, "data": {"x": used}}
         (model / "heedful.json").write_text(json.dumps(lineage), encoding="utf-8")
 
+    page = ada.post(f"{PEOPLE}/{user_id}/password", token_of(ada))
+    (link,) = re.findall(r"http://label\.test(/password/[\w-]{43})", page.text)
     path = f"{PEOPLE}/{user_id}/erase"
     page = ada.get(path)
     assert "first: 1 answers" in page.text
@@ -134,7 +136,9 @@ def test_an_erased_labeler_is_gone_and_what_held_the_data_is_named(house, comple
     assert (
         lea.get("/").path == "/login" and house.stranger().log_in("lea@example.org").status == 401
     )
-    assert ada.get(path).status == 404
+    assert ada.get(path).status == 404 and house.stranger().get(link).status == 404
+    with house.database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM tickets").scalar() == 0
     assert "lea" not in ada.get(PEOPLE).text
     assert f"erased, user/{user_id}" in ada.get("/admin/audit").text
     page = ada.get(f"{PEOPLE}/1/erase")
