@@ -22,8 +22,14 @@ from heedful.memory import tune_allocator
 
 RECIPES = Path(__file__).parent / "recipes"
 PROFILED = (*TRAINING, "sample")
-# What heed label does beside ranking in simulation: the service for people.
-SERVICE = ("init", "serve", "invite", "export", "stats")
+# The actions of heed label, the service for people; anything else after it is the old name of
+# heed simulate-labels.
+SERVICE = ("init", "serve", "invite", "reset", "export", "stats", "-h", "--help")
+# The variables of the miniature recipe with which labelers come to the service's front door.
+THROUGH_SERVICE = {
+    "through": "service",
+    "demonstrations": "{demonstrate}/demonstrations.jsonl",
+}
 # The words that take no value where settings are given as --section.key=value.
 FLAGS = ("dry-run", "resume", "restart", "overwrite", "profile", "debug", "help", "version")
 
@@ -94,10 +100,13 @@ def _spelt(words: list[str]) -> list[str]:
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of a command line, and the words that are not among them."""
     at = next((i for i, word in enumerate(words) if not word.startswith("-")), 0)
-    if words[at : at + 1] == ["label"] and words[at + 1 : at + 2] and words[at + 1] in SERVICE:
-        # The service has arguments of its own; heed label CONFIG.toml is the simulated labelers.
-        options = argparse.Namespace(command="label", debug="--debug" in words, handler=_service)
-        return options, [word for word in words[at + 1 :] if word != "--debug"]
+    if words[at : at + 1] == ["label"]:
+        rest = [word for word in words[at + 1 :] if word != "--debug"]
+        if not rest or rest[0] in SERVICE:  # it has arguments of its own
+            is_debug = "--debug" in words
+            return argparse.Namespace(command="label", debug=is_debug, handler=_service), rest
+        print("heed label with settings is now heed simulate-labels", file=sys.stderr)
+        words = [*words[:at], "simulate-labels", *words[at + 1 :]]
     return _parser().parse_known_args(words)
 
 
@@ -121,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     for name, command in COMMANDS.items():
         _add_step(commands, name, command)
+    commands.add_parser("label", help="the service where people write, rate and rank")
     _add_prompts(commands)
     doctor = commands.add_parser("doctor", help="what this machine can do, measured")
     doctor.set_defaults(handler=_doctor)
@@ -139,6 +149,11 @@ def _add_demo(commands: Any) -> None:
     )
     demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demo.add_argument("--jobs", type=int, help="stages at a time (default: as in the recipe)")
+    demo.add_argument(
+        "--service",
+        action="store_true",
+        help="simulated labelers log in to a labeling service, are screened, write and rank there",
+    )
     demo.set_defaults(handler=_demo)
 
 
@@ -215,9 +230,8 @@ def _add_prompts(commands: Any) -> None:
 
 def _demo(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    return _run_recipe(
-        RECIPES / "miniature.toml", options.run_dir, options.jobs, {"seed": options.seed}, False
-    )
+    variables = {"seed": options.seed} | (THROUGH_SERVICE if options.service else {})
+    return _run_recipe(RECIPES / "miniature.toml", options.run_dir, options.jobs, variables, False)
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:

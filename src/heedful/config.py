@@ -36,6 +36,7 @@ from heedful.config_file import (
     read_toml,
 )
 from heedful.config_loop import (
+    DemonstrateConfig,
     EvaluateConfig,
     LabelConfig,
     ReportConfig,
@@ -47,6 +48,7 @@ from heedful.config_loop import (
 __all__ = [
     "PPO",
     "Compute",
+    "DemonstrateConfig",
     "EvaluateConfig",
     "LabelConfig",
     "Log",

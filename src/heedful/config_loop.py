@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from heedful.config_file import Comparisons, File, Folder, Positive, Section, Share
 
 
@@ -33,7 +35,7 @@ class SimulateConfig(Section):
 
 
 class LabelConfig(Section):
-    """heed label (simulated): screened labelers rate and rank completions."""
+    """heed simulate-labels: screened simulated labelers rate and rank completions."""
 
     run_dir: str
     """Directory to write: comparisons.jsonl, comparisons_valid.jsonl, comparisons_heldout.jsonl."""
@@ -49,6 +51,22 @@ class LabelConfig(Section):
     """Labelers per prompt (paper 5.3: most comparisons have one)."""
     overlap: Share = 0.1
     """Share of prompts that three labelers rank, to measure agreement."""
+    through: Literal["memory", "service"] = "memory"
+    """service: they log in to a labeling service of this run, are screened there, and label over
+    HTTP. With it a prompt has labels_per_prompt labelers where that is more than one."""
+
+
+class DemonstrateConfig(Section):
+    """heed simulate-demonstrations: simulated labelers write demonstrations through the service."""
+
+    run_dir: str
+    """Directory to write: demonstrations.jsonl, and the snapshot that it is from."""
+    world: str
+    """Directory of the world."""
+    seed: int = 0
+    """Seed of the labelers."""
+    limit: Positive | None = None
+    """The first so many prompts of either split; all if not given."""
 
 
 class SnapshotConfig(Section):
@@ -68,6 +86,8 @@ class SnapshotConfig(Section):
     """Answers beyond a task's target, which came after their lease had ended."""
     pairs: bool = False
     """Also pairs/comparisons.jsonl: {"prompt", "chosen", "rejected"} for other tools."""
+    consensus: bool = False
+    """Also pairs/consensus.jsonl: pairs that most of their labelers order alike, with counts."""
     parquet: bool = False
     """Also parquet/: the three files as Parquet."""
 
@@ -88,7 +108,7 @@ class EvaluateConfig(Section):
     measures: File
     """measures.json of heed measure."""
     labels: Folder
-    """Directory of heed label."""
+    """Directory of heed simulate-labels."""
     reward: Folder
     """Directory of heed reward."""
     shuffled: Folder | None = None

@@ -147,16 +147,24 @@ class House(SimpleNamespace):
 
 
 @pytest.fixture
-def house(tmp_path):
+def house(tmp_path, address):
     """A running service with an admin and one project, "first", and a clock that a test moves."""
-    database = open_database(tmp_path / "labels.db", now=START)
+    database = open_database(address, now=START)
     clock = SimpleNamespace(now=START)
     readers = Readers(
         prompts=lambda path: read_prompts(str(path)),
         completions=read_completions,
         suffixes=(".jsonl", ".csv"),
     )
-    service = Service(database, URL, readers, tmp_path / "snapshots", lambda: clock.now)
+    service = Service(
+        database,
+        URL,
+        readers,
+        tmp_path / "snapshots",
+        lambda: clock.now,
+        second_factor=frozenset(),  # the tests of it ask for it themselves
+        runs=tmp_path / "runs",
+    )
     settings = projects.Settings(overlap_fraction=0.0, gold_fraction=0.0, drift_fraction=0.0)
 
     def fill(connection: Any) -> Any:
@@ -196,12 +204,14 @@ def house(tmp_path):
     yield House(
         app=app,
         database=database,
+        service=service,
         clock=clock,
         project=project,
         person=person,
         browser=browser,
         stranger=lambda address="10.0.0.1": Browser(app, address),
         snapshots=tmp_path / "snapshots",
+        runs=tmp_path / "runs",
     )
     database.close()
 

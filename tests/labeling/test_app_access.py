@@ -9,6 +9,7 @@ import pytest
 from heedful.labeling.access import MEMBERS, RULES
 from heedful.labeling.app import POLICY
 from heedful.labeling.pages import HERE
+from heedful.store import history, people, pools, screening
 
 URL, FIRST = "http://label.test", "/admin/projects/1"
 SAMPLE = {
@@ -18,6 +19,8 @@ SAMPLE = {
     "{invitation_id}": "1",
     "{number}": "1",
     "{name}": "manifest.json",
+    "{item_id}": "1",
+    "{code}": "candidate-00000000",
 }
 
 
@@ -192,19 +195,69 @@ def test_a_labeler_sees_no_model_no_source_and_no_id_anywhere(house, completions
     )  # doubtful
     seen.append(lea.submit(seen[-1], action))
     seen.append(lea.submit(seen[-1], seen[-1].path + "/submit", to=seen[-1].path + "/skip"))
+    known = crawl(lea, seen)
+    assert {"/projects/1", "/projects/1/history", "/account"} <= known
+    assert "/account/second-factor" in known
+    for page in seen:
+        check_blind(page)
+    assert any("&lt;script&gt;alert(1)" in page.html for page in seen)
+
+
+def crawl(browser, seen):
+    """The addresses of all pages that links lead to; the pages go to ``seen``."""
     todo, known = ["/"], set()
     while todo:
         path = todo.pop()
         known.add(path)
-        page = lea.get(path)
+        page = browser.get(path)
         seen.append(page)
         todo += [one for one in page.links if one.startswith("/") and one not in known]
-    assert {"/projects/1", "/projects/1/history", "/account"} <= known
+    return known
+
+
+def check_blind(page):
+    whole = page.html + str(page.response.headers) + str(page.response.url)
+    assert "CANARY" not in whole, page.path
+    assert "<script>alert" not in page.html
+
+
+def test_a_candidate_sees_neither_researchers_answers_nor_what_they_wrote(house, completions_file):
+    house.load(completions_file)
+    labeler = house.person("lea")
+    now = house.clock.now
+
+    def prepare(c):
+        content = {"prompt": "<script>alert(1)</script>", "output": None, "questions": ["Rude?"]}
+        screening.add_item(c, 1, "flags", content, {"Rude?": True}, actor=1, now=now)
+        content = {"prompt": "Say no"}
+        screening.add_item(c, 1, "demonstration", content, actor=1, now=now)
+        people.change_membership(
+            c, 1, labeler, state="screening", note="CANARY-note", actor=1, now=now
+        )
+        pools.set_gold(c, 1, {"ranks": [1, 2, 3]}, actor=1, now=now)
+        history.adjudicate(c, 2, {"ranks": [1, 2, 3]}, note="CANARY-why", actor=1, now=now)
+
+    house.database.write(prepare)
+    lea, seen = house.browser("lea"), []
+    known = crawl(lea, seen)
+    assert {"/projects/1/screening", "/projects/1/screening/1"} <= known
+    page = lea.get("/projects/1/screening/1")
+    lea.submit(page, page.path, flags__0="no")
+    page = lea.get("/projects/1/screening/2")
+    seen.append(lea.submit(page, page.path, text="No, thank you"))
+    answers = lea.get("/projects/1/screening")
+    seen.append(lea.submit(answers, "/projects/1/screening"))
+    crawl(lea, seen)
+    house.database.write(
+        lambda c: screening.decide(c, 1, labeler, accept=False, note="CANARY", actor=1, now=now)
+    )
+    crawl(lea, seen)
+    house.database.write(lambda c: screening.decide(c, 1, labeler, accept=True, actor=1, now=now))
+    seen.append(house.begin(lea, "ranking"))
+    crawl(lea, seen)
     for page in seen:
-        whole = page.html + str(page.response.headers) + str(page.response.url)
-        assert "CANARY" not in whole, page.path
-        assert "<script>alert" not in page.html
-    assert any("&lt;script&gt;alert(1)" in page.html for page in seen)
+        check_blind(page)
+        assert not re.search(r"(?i)\b(gold|drift|truth|cohort)\b", page.text), page.path
 
 
 def test_every_field_of_every_page_has_a_label(house, completions_file):
@@ -212,7 +265,11 @@ def test_every_field_of_every_page_has_a_label(house, completions_file):
     house.person("lea")
     lea, ada = house.browser("lea"), house.browser("ada")
     pages = [house.stranger().get("/login"), house.begin(lea, "ranking"), lea.get("/account")]
-    pages += [ada.get("/admin"), ada.get(FIRST), ada.get(f"{FIRST}/labelers")]
+    paths = ["/admin", FIRST, f"{FIRST}/labelers", f"{FIRST}/screening", f"{FIRST}/tasks"]
+    paths += [f"{FIRST}/tasks/1", f"{FIRST}/erasure", f"{FIRST}/quarantine", "/admin/people"]
+    paths += ["/admin/people/2/erase", "/admin/audit", "/account/second-factor"]
+    pages += [ada.get(path) for path in paths]
+    assert all(page.status == 200 for page in pages)
     for page in pages:
         ids = [given["id"] for _, given in page.tags if "id" in given]
         assert len(ids) == len(set(ids)), page.path
@@ -225,3 +282,35 @@ def test_every_field_of_every_page_has_a_label(house, completions_file):
                 assert given.get("id") in labelled, (page.path, given)
         assert [tag for tag, _ in page.tags].count("h1") == 1
         assert ("html", {"lang": "en"}) in page.tags
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 30, "%00", "-1", "x", "9" * 18])
+def test_addresses_of_nothing_are_no_errors_here(house, text):
+    house.person("lea")
+    browsers = {"admin": house.browser("ada"), "labeler": house.browser("lea")}
+    for key, rule in RULES.items():
+        method, path = key.split(" ")
+        role = next((one for one in browsers if rule == "anyone" or one in rule), None)
+        if method != "GET" or role is None or "{" not in path:
+            continue
+        page = browsers[role].get(re.sub(r"\{\w+\}", text, path))
+        assert page.status < 500, key
+    for query in ("audit?before=", "audit?object=", "projects/1/tasks?after="):
+        assert browsers["admin"].get(f"/admin/{query}{text}").status < 500
+
+
+def test_texts_that_no_database_holds_are_no_errors_here(house, completions_file):
+    house.load(completions_file)
+    ada = house.browser("ada")
+    token = {"token": ada.get("/account").forms[0].fields["token"]}
+    sent = {
+        "/admin/projects/1/tasks/1/decision": {"note": "\0", "ranks.0": "1", "ranks.1": "1"},
+        "/admin/projects/1/erasure": {"customer": "a\0b"},
+        "/admin/projects/1/screening/items": {"kind": "flags", "prompt": "\0", "truth": "yes"},
+        "/admin/people/2/erase": {"email": "\0"},
+        "/login": {"email": "\0", "password": "\0"},
+        "/login/code": {"ticket": "\0", "code": "\0"},
+    }
+    for path, fields in sent.items():
+        fields |= {"ranks.2": "1"}
+        assert ada.post(path, token | fields).status < 500, path

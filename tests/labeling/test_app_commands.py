@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from hashlib import sha256
 
 import httpx
 import pytest
@@ -12,7 +14,7 @@ import uvicorn
 from heedful.cli import main
 from heedful.commands.label import read_completions
 from heedful.errors import DataError
-from heedful.store import people, projects
+from heedful.store import people, projects, sessions
 from heedful.store.database import open_database
 
 
@@ -65,12 +67,37 @@ def test_an_invitation_is_printed_as_a_link(store, capsys):
     assert (one.email, one.role, one.cohort) == ("lea@example.org", "labeler", "heldout")
 
 
+def test_an_admin_who_is_locked_out_gets_a_link_on_the_machine_itself(store, capsys):
+    database = open_database(store, now=1.0)
+    database.write(lambda c: people.change_user(c, 1, totp_secret="ABCD", actor=1, now=1.0))
+    database.write(lambda c: sessions.set_recovery_codes(c, 1, ["x"], now=1.0))
+    database.close()
+    words = ["--database", str(store), "--url", "https://l.test/", "--email"]
+    assert main(["label", "reset", *words, "no@example.org"]) == 2
+    assert main(["label", "reset", *words, "ADA@example.org"]) == 0
+    link = capsys.readouterr().out.strip()
+    token = link.removeprefix("https://l.test/password/")
+    assert len(token) == 43
+    holder = {"purpose": "password", "now": time.time()}
+    assert read(store, sessions.ticket_holder, sha256(token.encode()).hexdigest(), **holder) == 1
+    assert read(store, people.user, 1).totp_secret == "ABCD"
+    assert main(["label", "reset", *words, "ada@example.org", "--no-code"]) == 0
+    assert read(store, people.user, 1).totp_secret is None
+    assert read(store, sessions.num_recovery_codes, 1) == 0
+
+
+def test_roles_that_need_a_code_are_checked(store, capsys):
+    assert main(["label", "serve", "--database", str(store), "--second-factor", "king"]) == 2
+    assert "none, or some of admin,researcher" in capsys.readouterr().err
+
+
 def test_stats_and_export_of_a_project(store, tmp_path, capsys):
     assert main(["label", "stats", "--database", str(store), "--project", "first"]) == 0
     assert "no task has answers of two labelers yet" in capsys.readouterr().out
     out = tmp_path / "out"
     words = ["--database", str(store), "--project", "first", "--out", str(out)]
-    assert main(["label", "export", *words]) == 0
+    assert main(["label", "export", *words, "--pairs", "--consensus", "--heldout"]) == 0
+    assert (out / "pairs/comparisons.jsonl").is_file() and (out / "pairs/consensus.jsonl").is_file()
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["project"] == "first"
     assert main(["label", "stats", "--database", str(tmp_path / "no.db"), "--project", "x"]) == 2
     assert "heed label init" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from heedful.store import people, projects, screening
+from heedful.store import people, projects, screening, sessions
 from heedful.store.problems import Conflict, NotFound
 
 DAY = 24 * 3600.0
@@ -142,3 +144,53 @@ def test_a_survey_can_be_answered_again(house):
             now=house.now + clear,
         )
     assert house.read(people.survey_answers, house.project.id) == [{"clear": 5}]
+
+
+def stand(house, user_id, role, state="active"):
+    standing = {"role": role, "state": state}
+    house.write(people.set_standing, user_id, **standing, actor=house.admin, now=house.now)
+
+
+def test_a_new_standing_ends_sessions_and_tickets(house):
+    who = house.labelers[0]
+    token = {"token_sha256": "t", "expires_at": house.now + 9, "now": house.now}
+    house.write(sessions.start, who, csrf_token="c", **token)
+    house.write(sessions.issue_ticket, who, "password", actor=house.admin, **token)
+    stand(house, who, "reviewer", "disabled")
+    found = house.read(people.user, who)
+    assert (found.role, found.state) == ("reviewer", "disabled")
+    assert house.read(sessions.of_user, who, now=house.now) == []
+    assert house.read(sessions.ticket_holder, "t", "password", now=house.now) is None
+
+
+def test_the_last_admin_stays(house):
+    for role, state in (("labeler", "active"), ("admin", "disabled")):
+        with pytest.raises(Conflict, match="only admin"):
+            stand(house, house.admin, role, state)
+    stand(house, house.labelers[0], "admin")
+    stand(house, house.admin, "researcher")
+    with pytest.raises(Conflict, match="only admin"):
+        stand(house, house.labelers[0], "labeler")
+    with pytest.raises(NotFound):
+        stand(house, 999, "labeler")
+
+
+def test_two_admins_cannot_demote_each_other_at_once(house):
+    stand(house, house.labelers[0], "admin")
+    pair, start, outcomes = (house.admin, house.labelers[0]), threading.Barrier(2), []
+
+    def demote(user_id):
+        start.wait(5)
+        try:
+            stand(house, user_id, "labeler")
+            outcomes.append("done")
+        except Conflict:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=demote, args=(user_id,)) for user_id in pair]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(outcomes) == ["done", "refused"]
+    assert len(house.read(people.all_users, role="admin")) == 1

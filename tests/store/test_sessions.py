@@ -69,3 +69,46 @@ def test_one_time_codes_work_one_time(house):
     assert used == [True, False, False]
     house.write(sessions.set_recovery_codes, who, ["new"], now=house.now)
     assert not house.write(sessions.use_recovery_code, who, "y", now=house.now)
+
+
+def issue(house, token, purpose="password", who=0, after=100.0):
+    house.write(
+        sessions.issue_ticket,
+        house.labelers[who],
+        purpose,
+        token_sha256=token,
+        expires_at=house.now + after,
+        actor=house.admin,
+        now=house.now,
+    )
+
+
+def holder(house, token, purpose="password", after=0.0):
+    return house.read(sessions.ticket_holder, token, purpose, now=house.now + after)
+
+
+def test_a_ticket_is_for_one_purpose_one_time_and_a_while(house):
+    issue(house, "a")
+    assert holder(house, "a", after=99.0) == house.labelers[0]
+    assert holder(house, "a", after=100.0) is None and holder(house, "a", "code") is None
+    assert house.write(sessions.use_ticket, "a") and not house.write(sessions.use_ticket, "a")
+    assert holder(house, "a") is None
+
+
+def test_a_new_ticket_ends_the_one_before_of_the_same_kind(house):
+    for token, purpose, who in (("a", "password", 0), ("b", "code", 0), ("c", "password", 1)):
+        issue(house, token, purpose, who)
+    issue(house, "d")
+    found = [holder(house, t) for t in "acd"]
+    assert found == [None, house.labelers[1], house.labelers[0]]
+    assert holder(house, "b", "code") == house.labelers[0]
+    start(house, "session")
+    assert house.write(sessions.drop_expired, now=house.now + 100.0) == 3
+
+
+def test_recovery_codes_can_be_taken_away(house):
+    who = house.labelers[0]
+    house.write(sessions.set_recovery_codes, who, ["x", "y"], now=house.now)
+    assert house.read(sessions.num_recovery_codes, who) == 2
+    house.write(sessions.set_recovery_codes, who, [], now=house.now)
+    assert house.read(sessions.num_recovery_codes, who) == 0

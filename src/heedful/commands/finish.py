@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from heedful.config import PPOConfig, PretrainConfig, RewardConfig, Section, SFTConfig
+from heedful.data.rows import HUB, ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from heedful.data.template import Template
+from heedful.errors import DataError
 from heedful.models.language_model import num_parameters, read_lineage
 from heedful.training.checkpoint import FINAL_MODEL, drop_state, git_state, publish
+
+SNAPSHOT_FILES = ("demonstrations", "comparisons", "prompts")  # what a snapshot directory holds
 
 
 def finish(
@@ -54,14 +58,23 @@ def lineage_of(path: str) -> dict[str, Any]:
 
 
 def data_hashes(config: Section) -> dict[str, str]:
-    """sha256 of every data file that the settings name (folders and globs by their files)."""
+    """sha256 of every data file that the settings name (folders and globs by their files).
+
+    A folder gives the files that training reads of it, so that a model is found by the snapshot
+    that it was trained on. What has gone since is named too, as missing.
+    """
     data = getattr(config, "data", None)
-    if data is None:
-        return {}
-    hashes = {}
-    for value in data.model_dump().values():
-        for path in value if isinstance(value, tuple | list) else ():
-            file = Path(path)
-            if file.is_file():
-                hashes[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    hashes: dict[str, str] = {}
+    for name, value in ({} if data is None else data.model_dump()).items():
+        kind = name if name in SNAPSHOT_FILES else None
+        for source in value if isinstance(value, tuple | list) else ():
+            try:
+                files = find_files(source, (*TEXT_SUFFIXES, *ROW_SUFFIXES), kind)
+            except DataError:  # a model that took days is not lost for a file that was moved
+                hashes[str(source)] = "missing"
+                continue
+            for file in files:
+                if not file.startswith(HUB):
+                    with Path(file).open("rb") as content:
+                        hashes[file] = hashlib.file_digest(content, "sha256").hexdigest()
     return hashes

@@ -20,14 +20,30 @@ from heedful.data.formats import read_completions, read_prompts
 from heedful.data.rows import ROW_SUFFIXES
 from heedful.errors import ConfigError, MissingExtraError
 
+ROLES = ("admin", "researcher", "reviewer", "labeler")
+# What heed label export can write beyond the rule.
+EXPORTS = {
+    "heldout": "answers of held-out labelers too",
+    "shared": "answers to gold and drift tasks too",
+    "pairs": "also pairs/comparisons.jsonl: prompt, chosen, rejected",
+    "consensus": "also pairs/consensus.jsonl: the pairs that most of their labelers order alike",
+    "parquet": "also parquet/: the three files as Parquet",
+}
+LIBRARIES = ("argon2", "fastapi", "multipart", "sqlalchemy", "uvicorn")
+
 
 def run_label(arguments: Sequence[str]) -> int:
     """Runs one action of ``heed label``; returns its exit code."""
     options = label_parser().parse_args(arguments)
-    for name in ("argon2", "fastapi", "multipart", "sqlalchemy", "uvicorn"):
+    require_service()
+    return options.run(options)
+
+
+def require_service(*more: str) -> None:
+    """Raises MissingExtraError where a library of the service is not installed, or one of these."""
+    for name in (*LIBRARIES, *more):
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(f"{name} is not installed: pip install 'heedful[labeling]'")
-    return options.run(options)
 
 
 def label_parser() -> argparse.ArgumentParser:
@@ -63,15 +79,35 @@ def label_parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--snapshots", type=Path, default=Path("snapshots"), help="default: %(default)s"
     )
+    serve.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="where an erasure looks for models made of a snapshot (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--second-factor",
+        default="admin,researcher",
+        metavar="ROLES",
+        help="roles that need a code besides the password, or none (default: %(default)s)",
+    )
     invite = add("invite", _invite, "make an invitation and print its link")
     invite.add_argument("--email", required=True)
     invite.add_argument("--role", default="labeler", choices=("labeler", "reviewer", "researcher"))
     invite.add_argument("--project", help="name of the project; labelers need one")
     invite.add_argument("--cohort", default="train", choices=("train", "heldout"))
     invite.add_argument("--url", default="http://127.0.0.1:8100", help="default: %(default)s")
+    reset = add("reset", _reset, "print a link for a new password, for who cannot log in any more")
+    reset.add_argument("--email", required=True, help="the address of the account")
+    reset.add_argument("--url", default="http://127.0.0.1:8100", help="default: %(default)s")
+    reset.add_argument(
+        "--no-code", action="store_true", help="take the second factor away too: the phone is lost"
+    )
     export = add("export", _export, "write a snapshot, as heed snapshot does")
     export.add_argument("--project", required=True, help="name of the project")
     export.add_argument("--out", required=True, help="directory to write")
+    for name, what in EXPORTS.items():
+        export.add_argument(f"--{name}", action="store_true", help=what)
     stats = add("stats", _stats, "how far a project is, and how well its labelers agree")
     stats.add_argument("--project", required=True, help="name of the project")
     return parser
@@ -147,9 +183,18 @@ def _serve(options: argparse.Namespace) -> int:
         completions=read_completions,
         suffixes=ROW_SUFFIXES,
     )
+    second_factor = _roles(options.second_factor)
     database = _open(options.database)
     try:
-        service = Service(database, url, readers, options.snapshots, time.time)
+        service = Service(
+            database,
+            url,
+            readers,
+            options.snapshots,
+            time.time,
+            second_factor=second_factor,
+            runs=options.runs,
+        )
         print(f"heedful is at {url} (Ctrl+C ends it)", flush=True)
         uvicorn.run(
             create_app(service),
@@ -163,6 +208,14 @@ def _serve(options: argparse.Namespace) -> int:
     finally:
         database.close()
     return 0
+
+
+def _roles(text: str) -> frozenset[str]:
+    """The roles of a list with commas; "none" is the empty one."""
+    given = frozenset() if text == "none" else frozenset(text.split(","))
+    if given - set(ROLES):
+        raise ConfigError(f"--second-factor {text}: give none, or some of {','.join(ROLES)}")
+    return given
 
 
 def _invite(options: argparse.Namespace) -> int:
@@ -202,11 +255,42 @@ def _invite(options: argparse.Namespace) -> int:
     return 0
 
 
+def _reset(options: argparse.Namespace) -> int:
+    from heedful.labeling.access import token_hash
+    from heedful.labeling.accounts import PASSWORD_LINK_S
+    from heedful.labeling.second_factor import drop
+    from heedful.store import people, sessions
+
+    token, now = secrets.token_urlsafe(32), time.time()
+
+    def issue(connection: Any) -> None:
+        account = people.user_by_email(connection, options.email)
+        if account is None or account.state != "active":
+            raise ConfigError(f"{options.email} has no open account here")
+        link = {"token_sha256": token_hash(token), "expires_at": now + PASSWORD_LINK_S}
+        sessions.issue_ticket(connection, account.id, "password", **link, actor=None, now=now)
+        if options.no_code:
+            drop(connection, account.id, actor=None, now=now)
+
+    database = _open(options.database)
+    try:
+        database.write(issue)
+    finally:
+        database.close()
+    print(f"{options.url.rstrip('/')}/password/{token}")
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from heedful.commands.snapshot import run_snapshot
 
     run_snapshot(
-        SnapshotConfig(run_dir=options.out, database=options.database, project=options.project)
+        SnapshotConfig(
+            run_dir=options.out,
+            database=options.database,
+            project=options.project,
+            **{name: getattr(options, name) for name in EXPORTS},
+        )
     )
     return 0
 

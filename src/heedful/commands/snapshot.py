@@ -11,6 +11,7 @@ from heedful.config import SnapshotConfig
 from heedful.errors import ConfigError, MissingExtraError
 
 PAIRS_FILE = "pairs/comparisons.jsonl"
+CONSENSUS_FILE = "pairs/consensus.jsonl"
 PARQUET_DIRECTORY = "parquet"
 
 
@@ -38,10 +39,14 @@ def run_snapshot(config: SnapshotConfig, resume: bool = False) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for name, file in written.files.items():
         console.print(f"{file['rows']:>9,} rows  {run_dir / name}")
-    if config.pairs:
-        target = run_dir / PAIRS_FILE
-        target.parent.mkdir(exist_ok=True)
-        console.print(f"{exports.write_pairs(run_dir, target):>9,} pairs {target}")
+    for is_wanted, name, write in (
+        (config.pairs, PAIRS_FILE, exports.write_pairs),
+        (config.consensus, CONSENSUS_FILE, exports.write_consensus),
+    ):
+        if is_wanted:
+            target = run_dir / name
+            target.parent.mkdir(exist_ok=True)
+            console.print(f"{write(run_dir, target):>9,} pairs {target}")
     if config.parquet:
         for path in exports.write_parquet(run_dir, run_dir / PARQUET_DIRECTORY):
             console.print(f"               {path}")

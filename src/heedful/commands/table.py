@@ -34,11 +34,11 @@ COMMANDS = {
         "sample", "run_prefix", "PrefixConfig", "the best few-shot prefix for a base"
     ),
     "simulate": Command("miniature", "run_simulate", "SimulateConfig", "write the miniature world"),
-    "label": Command(
-        "miniature",
-        "run_label",
-        "LabelConfig",
-        "simulated labelers rank; init, serve, invite, export, stats: people do",
+    "simulate-labels": Command(
+        "miniature", "run_label", "LabelConfig", "simulated labelers rank completions"
+    ),
+    "simulate-demonstrations": Command(
+        "miniature", "run_demonstrate", "DemonstrateConfig", "simulated labelers write, over HTTP"
     ),
     "snapshot": Command(
         "snapshot", "run_snapshot", "SnapshotConfig", "what people have answered, as files"
@@ -52,12 +52,15 @@ COMMANDS = {
 }
 
 
+# Names of before, which recipes may still have.
+OLD_NAMES = {"label": "simulate-labels"}
 # Commands that train a model; a dry run shows their settings and numbers.
 TRAINING = ("pretrain", "sft", "reward", "ppo")
 
 
 def stage_config(name: str, settings: dict[str, Any], where: str) -> Section:
     """The validated settings of a command; ``where`` (file and stage) is named in errors."""
+    name = OLD_NAMES.get(name, name)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COMMANDS)}"
@@ -69,7 +72,7 @@ def stage_config(name: str, settings: dict[str, Any], where: str) -> Section:
 def run_command(name: str, settings: dict[str, Any], *, threads: int = 0) -> None:
     """Runs a command with plain settings, from where it was; ``threads`` 0 keeps the setting."""
     config: Any = stage_config(name, settings, f"stage {name}")
-    command = COMMANDS[name]
+    command = COMMANDS[OLD_NAMES.get(name, name)]
     if threads and hasattr(config, "compute") and config.compute.threads == 0:
         compute = config.compute.model_copy(update={"threads": threads})
         config = config.model_copy(update={"compute": compute})

@@ -58,7 +58,7 @@ def run_stage(
     Output goes to the log. The process ends with code 0 or 1, with 143 when it was told to stop,
     and when the process ``runner`` dies.
     """
-    _end_with(runner)
+    end_with(runner)
     run_dir = Path(settings["run_dir"])
     with open(log_path, "a", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
@@ -192,7 +192,7 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _end_with(process_id: int) -> None:
+def end_with(process_id: int) -> None:
     """Ends this process soon after the one that runs the recipe, so that a kill leaves none behind.
 
     The parent of a stage is the fork server, not the runner: it is the runner that is watched.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -25,21 +25,38 @@ MEMBERS = frozenset({"admin", "researcher", "reviewer", "labeler"})
 LABELERS = frozenset({"labeler"})
 STAFF = frozenset({"admin", "researcher"})
 READERS = STAFF | {"reviewer"}
+ADMINS = frozenset({"admin"})
 
 RULES: dict[str, Rule] = {
     "GET /health": ANYONE,
     "GET /login": ANYONE,
     "POST /login": ANYONE,
+    "POST /login/code": ANYONE,
+    "GET /password/{token}": ANYONE,
+    "POST /password/{token}": ANYONE,
     "GET /invitation/{token}": ANYONE,
     "POST /invitation/{token}": ANYONE,
     "GET /": MEMBERS,
     "POST /logout": MEMBERS,
     "GET /account": MEMBERS,
     "POST /account/password": MEMBERS,
+    "POST /account/sessions": MEMBERS,
+    "GET /account/second-factor": MEMBERS,
+    "POST /account/second-factor": MEMBERS,
+    "POST /account/second-factor/begin": MEMBERS,
+    "POST /account/second-factor/codes": MEMBERS,
+    "POST /account/second-factor/off": MEMBERS,
     "GET /projects/{project_id}": LABELERS,
     "GET /projects/{project_id}/guidelines": LABELERS,
     "POST /projects/{project_id}/guidelines": LABELERS,
     "GET /projects/{project_id}/history": LABELERS,
+    "GET /projects/{project_id}/questions": LABELERS,
+    "GET /projects/{project_id}/survey": LABELERS,
+    "POST /projects/{project_id}/survey": LABELERS,
+    "GET /projects/{project_id}/screening": LABELERS,
+    "POST /projects/{project_id}/screening": LABELERS,
+    "GET /projects/{project_id}/screening/{item_id}": LABELERS,
+    "POST /projects/{project_id}/screening/{item_id}": LABELERS,
     "POST /projects/{project_id}/next": LABELERS,
     "GET /work/{assignment_id}": LABELERS,
     "POST /work/{assignment_id}/submit": LABELERS,
@@ -48,22 +65,61 @@ RULES: dict[str, Rule] = {
     "POST /work/{assignment_id}/flag": LABELERS,
     "POST /work/{assignment_id}/undo": LABELERS,
     "PUT /work/{assignment_id}/draft": LABELERS,
+    "GET /work/{assignment_id}/questions": LABELERS,
+    "POST /work/{assignment_id}/questions": LABELERS,
     "POST /work/{assignment_id}/heartbeat": LABELERS,
     "GET /admin": READERS,
+    "GET /admin/people": ADMINS,
+    "POST /admin/people/{user_id}": ADMINS,
+    "POST /admin/people/{user_id}/password": ADMINS,
+    "POST /admin/people/{user_id}/second-factor": ADMINS,
+    "POST /admin/people/{user_id}/sessions": ADMINS,
+    "GET /admin/people/{user_id}/erase": ADMINS,
+    "POST /admin/people/{user_id}/erase": ADMINS,
+    "GET /admin/audit": STAFF,
+    "POST /admin/audit/check": STAFF,
     "POST /admin/projects": STAFF,
     "GET /admin/projects/{project_id}": READERS,
     "POST /admin/projects/{project_id}/import": STAFF,
     "POST /admin/projects/{project_id}/settings": STAFF,
+    "GET /admin/projects/{project_id}/guidelines": READERS,
     "POST /admin/projects/{project_id}/guidelines": STAFF,
+    "GET /admin/projects/{project_id}/questions": READERS,
+    "GET /admin/projects/{project_id}/questions/{assignment_id}": READERS,
+    "POST /admin/projects/{project_id}/questions/{assignment_id}": STAFF,
+    "GET /admin/projects/{project_id}/survey": READERS,
+    "GET /admin/projects/{project_id}/writing": READERS,
+    "POST /admin/projects/{project_id}/writing": STAFF,
+    "POST /admin/projects/{project_id}/writing/responses": STAFF,
     "GET /admin/projects/{project_id}/labelers": READERS,
     "POST /admin/projects/{project_id}/labelers": STAFF,
     "POST /admin/projects/{project_id}/invitations": STAFF,
     "POST /admin/projects/{project_id}/invitations/{invitation_id}/revoke": STAFF,
+    "GET /admin/projects/{project_id}/screening": READERS,
+    "POST /admin/projects/{project_id}/screening/items": STAFF,
+    "POST /admin/projects/{project_id}/screening/items/import": STAFF,
+    "POST /admin/projects/{project_id}/screening/items/{item_id}/drop": STAFF,
+    "GET /admin/projects/{project_id}/screening/{code}": READERS,
+    "POST /admin/projects/{project_id}/screening/{code}/grades": READERS,
+    "POST /admin/projects/{project_id}/screening/{code}/decision": STAFF,
     "GET /admin/projects/{project_id}/quarantine": READERS,
     "POST /admin/projects/{project_id}/quarantine": READERS,
+    "POST /admin/projects/{project_id}/quarantine/remove": STAFF,
+    "GET /admin/projects/{project_id}/erasure": STAFF,
+    "POST /admin/projects/{project_id}/erasure": STAFF,
+    "GET /admin/projects/{project_id}/tasks": READERS,
+    "GET /admin/projects/{project_id}/tasks/{task}": READERS,
+    "POST /admin/projects/{project_id}/tasks/{task}/decision": STAFF,
+    "POST /admin/projects/{project_id}/tasks/{task}/gold": STAFF,
+    "POST /admin/projects/{project_id}/tasks/{task}/work": STAFF,
     "POST /admin/projects/{project_id}/snapshots": STAFF,
     "GET /admin/projects/{project_id}/snapshots/{number}/{name}": STAFF,
 }
+# What somebody may see who has yet to set up the second factor that their role needs.
+WITHOUT_CODE = frozenset(
+    {"/logout", *(key.split(" ")[1] for key in RULES if "/account/second-factor" in key)}
+)
+MAX_DIGITS = 18  # of a number in 64 bits
 MAX_FORM_FIELDS = 400  # nine outputs with every question of Table 3 have about 150
 MAX_PART_BYTES = 1_000_000
 MAX_FORM_BYTES = 4_000_000
@@ -101,13 +157,33 @@ async def _check(request: Request) -> None:
         check_origin(request)
     if rule != ANYONE:
         if user is None:
-            raise Refused(401, "Log in first.")
+            raise Refused(401, "Log in first.", instead="/login")
         if user.role not in rule:
             raise Refused(404, "There is no such page.")
+        if _lacks_second_factor(request) and request.scope["route"].path not in WITHOUT_CODE:
+            message = "Set up a second factor first: your role needs one here."
+            raise Refused(403, message, instead="/account/second-factor")
+    _check_numbers(request)
     request.state.form = FormData()
     if request.method not in ("GET", "HEAD"):
         _check_size(request)
         await _read_form(request)
+
+
+def _lacks_second_factor(request: Request) -> bool:
+    user = request.state.user
+    return user.totp_secret is None and user.role in service_of(request).second_factor
+
+
+def _check_numbers(request: Request) -> None:
+    """Refuses what no database keeps in an address: there is nothing of that number or name."""
+    takes = request.scope["route"].dependant
+    given = {**request.query_params, **request.path_params}
+    for one in (*takes.path_params, *takes.query_params):
+        kind, text = one.field_info.annotation, given.get(one.alias, "")
+        is_number = int in (kind, *get_args(kind))  # int, or int | None
+        if (is_number and len(text) > MAX_DIGITS) or "\x00" in text:
+            raise Refused(404, "There is no such page.")
 
 
 def _check_size(request: Request) -> None:

@@ -15,7 +15,6 @@ from starlette.responses import FileResponse, Response
 from heedful.errors import HeedfulError
 from heedful.labeling import uploads
 from heedful.labeling.access import token_hash
-from heedful.labeling.figures import figures
 from heedful.labeling.pages import go, render
 from heedful.labeling.service import (
     Refused,
@@ -27,7 +26,7 @@ from heedful.labeling.service import (
     user_of,
     write,
 )
-from heedful.store import audit, history, people, pools, projects, snapshot
+from heedful.store import audit, exports, history, people, pools, projects, screening, snapshot
 from heedful.store.answers import LabelSchema
 from heedful.store.problems import NotFound
 
@@ -35,7 +34,8 @@ DAY_S = 24 * 3600.0
 SHOWN_DAYS = 14
 INVITATION_S = 72 * 3600.0
 COHORTS = ("train", "heldout")
-STATES = ("active", "paused")
+# What this page may make of a labeler's state; who is taken on is decided on the page of screening.
+MOVES = {"active": ("paused", "screening"), "paused": ("active", "screening")}
 
 
 def add_routes(app: FastAPI) -> None:
@@ -102,6 +102,7 @@ def _settings(fields: dict[str, str], old: projects.Settings) -> projects.Settin
         given = {
             "overlap_fraction": float(fields.get("overlap_percent", "")) / 100,
             "overlap_n": int(fields.get("overlap_n", "")),
+            "heldout_n": int(fields.get("heldout_n", "")),
             "gold_fraction": float(fields.get("gold_percent", "")) / 100,
             "drift_fraction": float(fields.get("drift_percent", "")) / 100,
             "undo_s": float(fields.get("undo_s", "")),
@@ -133,6 +134,7 @@ def _project_page(
             "guideline": projects.guideline(connection, project_id),
             "schema": projects.schema(connection, project_id),
             "snapshots": snapshot.all_snapshots(connection, project_id),
+            "derived": exports.DERIVED,
             "num_quarantined": len(
                 projects.list_prompts(connection, project_id, state="quarantined")
             ),
@@ -161,9 +163,10 @@ def import_file(request: Request, project_id: int) -> Response:
         if not isinstance(sent, UploadFile) or not sent.filename:
             raise Refused(422, "Choose a file.")
         upload = uploads.Upload(sent.filename, sent.file)
-        if fields.get("what") == "completions":
+        if fields.get("what") in ("completions", "constant"):
+            pool = "drift" if fields["what"] == "constant" else "work"
             done = uploads.import_completions(
-                service.database, project, upload, service.readers, **by
+                service.database, project, upload, service.readers, pool=pool, **by
             )
         else:
             make_tasks = bool(fields.get("make_tasks"))
@@ -232,7 +235,7 @@ def _labelers_page(
                 for one in people.open_invitations(connection, now=now)
                 if one.project_id in (project_id, None)
             ],
-            "figures": figures(connection, project_id),
+            "has_screening": bool(screening.items(connection, project_id)),
         }
 
     return render(
@@ -242,18 +245,21 @@ def _labelers_page(
         link=link,
         problem=problem,
         cohorts=COHORTS,
-        states=STATES,
+        moves=MOVES,
+        shown=request.app.state.figures.get(project_id),
         **read(request, find),
     )
 
 
 def change_labeler(request: Request, project_id: int) -> Response:
-    """Brings a labeler into the project, or pauses and resumes one who is there."""
+    """Brings a labeler into the project; pauses, resumes or screens one who is there."""
     fields, actor, now = texts_of(request), user_of(request).id, now_of(request)
     labeler = _whole_number(fields.get("user_id", ""))
     state, cohort = fields.get("state", ""), fields.get("cohort", "")
-    known = read(request, people.user, labeler)
-    if state in STATES:
+    known, member = read(request, people.user, labeler), None
+    if state:
+        member = read(request, people.membership, project_id, labeler)
+    if member is not None and state in MOVES.get(member.state, ()):
         write(
             request,
             people.change_membership,
@@ -263,7 +269,7 @@ def change_labeler(request: Request, project_id: int) -> Response:
             actor=actor,
             now=now,
         )
-    elif cohort in COHORTS and known.role == "labeler":
+    elif not state and cohort in COHORTS and known.role == "labeler":
         read(request, projects.get, project_id)
         write(request, people.join, project_id, labeler, cohort, actor=actor, now=now)
     else:
@@ -353,15 +359,15 @@ def make_snapshot(request: Request, project_id: int) -> Response:
 
 
 def download(request: Request, project_id: int, number: int, name: str) -> Response:
-    """One file of a snapshot."""
+    """One file of a snapshot, or one made of it: pairs, consensus, Parquet."""
     found = read(request, snapshot.all_snapshots, project_id)
     for one in found:
-        if one.id == number and name in {*one.files, snapshot.MANIFEST}:
-            path: Path = (
-                service_of(request).snapshots / str(project_id) / one.manifest_sha256 / name
-            )
-            if not path.is_file():
+        own = {*one.files, snapshot.MANIFEST}
+        if one.id == number and name in own | exports.DERIVED.keys():
+            folder: Path = service_of(request).snapshots / str(project_id) / one.manifest_sha256
+            if not (folder / snapshot.MANIFEST).is_file():
                 break  # made by the command line, elsewhere
+            path = folder / name if name in own else exports.derived(folder, name)
             actor = user_of(request).id
             object = f"snapshot/{number}"
             write(request, audit.record, "download", object, actor=actor, now=now_of(request))

@@ -1,4 +1,4 @@
-"""The pages of labelers: their projects, the next task, rating and ranking, writing, history.
+"""The pages of labelers: their projects, the next task, rating and ranking, writing.
 
 A page is made of ``tasks.Work``, in which nothing stands that a labeler must not know.
 """
@@ -15,10 +15,12 @@ from starlette.responses import JSONResponse, Response
 
 from heedful.labeling.forms import (
     CHECKS,
+    MAX_PAIRS,
     active_s_of,
     answer_of,
     doubts,
     draft_of,
+    num_pairs_of,
     revision_of,
 )
 from heedful.labeling.pages import go, render
@@ -32,13 +34,12 @@ from heedful.labeling.service import (
     write,
 )
 from heedful.records import USE_CASES
-from heedful.store import history, people, projects, tasks
+from heedful.store import history, people, pools, projects, tasks, threads
 from heedful.store.assignments import Work
 from heedful.store.problems import AnswerProblem, DraftConflict, NotFound
 
-KINDS = ("ranking", "demonstration")  # what there are pages for
+KINDS = ("ranking", "demonstration", "prompt")
 DAY_S = 24 * 3600.0
-HISTORY_LINES = 50
 
 
 def add_routes(app: FastAPI) -> None:
@@ -46,9 +47,6 @@ def add_routes(app: FastAPI) -> None:
     project, work = "/projects/{project_id}", "/work/{assignment_id}"
     app.add_api_route("/", home, methods=["GET"])
     app.add_api_route(project, show_project, methods=["GET"])
-    app.add_api_route(f"{project}/guidelines", show_guidelines, methods=["GET"])
-    app.add_api_route(f"{project}/guidelines", read_guidelines, methods=["POST"])
-    app.add_api_route(f"{project}/history", show_history, methods=["GET"])
     app.add_api_route(f"{project}/next", next_task, methods=["POST"])
     app.add_api_route(work, show_work, methods=["GET"])
     app.add_api_route(f"{work}/submit", submit, methods=["POST"])
@@ -73,7 +71,7 @@ def home(request: Request) -> Response:
     return render(request, "home.html", projects=read(request, find))
 
 
-def _member(request: Request, project_id: int) -> projects.Project:
+def member(request: Request, project_id: int) -> projects.Project:
     """The project, if this labeler is in it."""
     user = user_of(request)
     if read(request, people.membership, project_id, user.id) is None:
@@ -83,7 +81,7 @@ def _member(request: Request, project_id: int) -> projects.Project:
 
 def show_project(request: Request, project_id: int, done: str = "", what: str = "") -> Response:
     """What there is to do, and how far this labeler has come."""
-    project, user, now = _member(request, project_id), user_of(request), now_of(request)
+    project, user, now = member(request, project_id), user_of(request), now_of(request)
     start = now - now % DAY_S
     return render(
         request,
@@ -93,39 +91,17 @@ def show_project(request: Request, project_id: int, done: str = "", what: str = 
         unread=read(request, projects.unread_guidelines, project_id, user.id),
         today=read(request, history.totals, project_id, labeler_id=user.id, since=start),
         totals=read(request, history.totals, project_id, labeler_id=user.id),
-        kinds=KINDS,
+        kinds=read(request, pools.kinds, project_id),
+        num_answered=sum(
+            one.num_new > 0 for one in read(request, threads.own_threads, project_id, user.id)
+        ),
         done=_done(request, done, what),
     )
 
 
-def show_guidelines(request: Request, project_id: int) -> Response:
-    """The instructions, with what has changed since this labeler last read them."""
-    project = _member(request, project_id)
-    versions = read(request, projects.guideline_history, project_id)
-    unread = read(request, projects.unread_guidelines, project_id, user_of(request).id)
-    return render(
-        request, "guidelines.html", project=project, versions=versions, num_unread=len(unread)
-    )
-
-
-def read_guidelines(request: Request, project_id: int) -> Response:
-    """Notes that the newest instructions were read."""
-    _member(request, project_id)
-    newest, user = read(request, projects.guideline, project_id), user_of(request)
-    write(request, people.read_guidelines, user.id, newest.id, now=now_of(request))
-    return go(f"/projects/{project_id}")
-
-
-def show_history(request: Request, project_id: int) -> Response:
-    """A labeler's own work, newest first."""
-    project, user = _member(request, project_id), user_of(request)
-    lines = read(request, history.own, project_id, user.id, limit=HISTORY_LINES)
-    return render(request, "history.html", project=project, lines=lines)
-
-
 def next_task(request: Request, project_id: int) -> Response:
     """Takes the next task (what is under way comes first) and goes there."""
-    _member(request, project_id)
+    member(request, project_id)
     return _next(request, project_id, texts_of(request).get("kind", ""))
 
 
@@ -189,6 +165,8 @@ def _work_page(
         guideline=read(request, projects.guideline, work.project_id),
         fields=fields,
         letters="ABCDEFGHI",
+        num_pairs=num_pairs_of(fields),
+        max_pairs=MAX_PAIRS,
         use_cases=USE_CASES,
         problem=problem,
         doubt=doubt,
@@ -206,7 +184,8 @@ def submit(request: Request, assignment_id: str) -> Response:
     work = _work(request, assignment_id)
     try:
         answer = answer_of(fields, work)
-        found = [name for name in doubts(answer) if name not in fields.get("checks", "").split()]
+        known = fields.get("checks", "").split()
+        found = [one for one in doubts(answer, work, active_s_of(fields)) if one not in known]
         if found:
             return _work_page(request, work, fields, status=422, doubt=found)
         key = fields.get("key", "")

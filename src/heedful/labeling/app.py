@@ -12,18 +12,47 @@ from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from heedful.errors import HeedfulError
-from heedful.labeling import admin, annotate, auth
+from heedful.labeling import (
+    accounts,
+    admin,
+    annotate,
+    auth,
+    disputes,
+    erasures,
+    own_work,
+    record,
+    replies,
+    screening,
+    second_factor,
+    selection,
+)
 from heedful.labeling.access import guard
+from heedful.labeling.figures import FigureCache
 from heedful.labeling.pages import HERE, go, render
 from heedful.labeling.service import Refused, Service
 from heedful.store import sessions, tasks
 from heedful.store.problems import AnswerProblem, Conflict, NotFound
 
+# What adds pages; a path with a name in it comes after those that it would take for one.
+PARTS = (
+    auth,
+    second_factor,
+    annotate,
+    own_work,
+    screening,
+    admin,
+    replies,
+    selection,
+    disputes,
+    erasures,
+    accounts,
+    record,
+)
 MAX_BODY_BYTES = 50_000_000  # an uploaded file
 EXPIRE_EVERY_S = 15.0
 # Nothing inline, nothing from elsewhere: what a labeler is shown cannot become a program.
@@ -59,9 +88,10 @@ def create_app(service: Service) -> FastAPI:
         max_body_size=MAX_BODY_BYTES,
     )
     app.state.service = service
+    app.state.figures = FigureCache(service.database, service.clock)
     app.middleware("http")(with_headers)
     app.add_api_route("/health", health, methods=["GET"])
-    for part in (auth, annotate, admin):
+    for part in PARTS:
         part.add_routes(app)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for kind in (HeedfulError, HTTPException, RequestValidationError):
@@ -75,6 +105,8 @@ async def with_headers(
     """The response with the headers of every page, errors included; only static files are kept."""
     try:
         response = await call_next(request)
+    except ClientDisconnect:  # whoever sent half a form and went away reads no answer
+        response = PlainTextResponse("", status_code=400)
     except Exception as error:
         response = await show_error(request, error)
     for name, value in HEADERS.items():
@@ -124,8 +156,9 @@ async def show_error(request: Request, error: Exception) -> Response:
         message = f"Something went wrong here. Nothing was lost; tell the operator: error {number}."
     if request.headers.get("accept", "").startswith("application/json"):
         return JSONResponse({"error": message}, status_code=status)
-    if status == 401 and request.method == "GET":
-        return go("/login")
+    instead = error.instead if isinstance(error, Refused) else ""
+    if instead and request.method == "GET":
+        return go(instead)
     try:
         page = await run_in_threadpool(
             render, request, "message.html", status=status, message=message

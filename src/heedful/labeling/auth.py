@@ -1,10 +1,10 @@
-"""Logging in and out, and accepting an invitation."""
+"""Logging in and out, accepting an invitation, passwords."""
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 from threading import BoundedSemaphore
+from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from heedful.labeling.access import session_cookie, token_hash
+from heedful.labeling.limits import network_of, wait_s
 from heedful.labeling.pages import go, render
 from heedful.labeling.service import (
     Refused,
@@ -31,10 +32,8 @@ MIN_PASSWORD_CHARS = 12
 MAX_PASSWORD_CHARS = 256
 SESSION_S = {"labeler": 12 * 3600.0, "reviewer": 12 * 3600.0}
 STAFF_SESSION_S = 8 * 3600.0
-# Failures in a row before there is a delay, which then doubles: nobody is locked out for good, and
-# nobody can guess fast. Many accounts behind one address have a wider allowance.
-FREE_FAILURES = {"login-account": 5, "login-ip": 30}
-MAX_DELAY_S = 900.0
+NO_LINK = "This link was used, has ended or never was: ask an admin for a new one."
+CODE_S = 300.0  # from the password to the code of the second factor
 # OWASP's parameters for argon2id: 19 MiB, two passes; four at a time bound the memory.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 _slots = BoundedSemaphore(4)
@@ -73,6 +72,9 @@ def add_routes(app: FastAPI) -> None:
     app.add_api_route("/invitation/{token}", accept, methods=["POST"])
     app.add_api_route("/account", show_account, methods=["GET"])
     app.add_api_route("/account/password", change_password, methods=["POST"])
+    app.add_api_route("/account/sessions", end_other_sessions, methods=["POST"])
+    app.add_api_route("/password/{token}", show_new_password, methods=["GET"])
+    app.add_api_route("/password/{token}", set_new_password, methods=["POST"])
 
 
 def show_login(request: Request) -> Response:
@@ -84,16 +86,10 @@ def log_in(request: Request) -> Response:
     """Starts a session, or says that address or password are wrong, never which."""
     fields, now = texts_of(request), now_of(request)
     email, password = fields.get("email", ""), fields.get("password", "")
-    subjects = {"login-account": people.normal_email(email), "login-ip": _network(request)}
-    wait_s = 0.0
-    for scope, subject in subjects.items():
-        num_failures, last_at = read(request, sessions.failures, scope, subject)
-        wait_s = max(wait_s, _delay_s(num_failures, last_at, scope, now))
-    if wait_s > 0:
-        problem = f"Too many attempts: try again in {wait_s:.0f} seconds."
-        page = render(request, "login.html", status=429, email=email, problem=problem)
-        page.headers["Retry-After"] = f"{wait_s:.0f}"
-        return page
+    subjects = {"login-account": people.normal_email(email), "login-ip": network_of(request)}
+    seconds = read(request, wait_s, subjects, now=now)
+    if seconds > 0:
+        return too_fast(request, "login.html", seconds, email=email)
     user = read(request, people.user_by_email, email)
     is_right = is_password(None if user is None else user.password_hash, password)
     if user is None or not is_right or user.state != "active":
@@ -102,10 +98,34 @@ def log_in(request: Request) -> Response:
         problem = "Address or password are wrong."
         return render(request, "login.html", status=401, email=email, problem=problem)
     write(request, sessions.clear_failures, "login-account", subjects["login-account"])
-    return _begin_session(request, user)
+    return begin_session(request, user) if user.totp_secret is None else _ask_code(request, user)
 
 
-def _begin_session(request: Request, user: people.User) -> Response:
+def too_fast(request: Request, template: str, seconds: float, **values: Any) -> Response:
+    """The page again, saying how long to wait."""
+    problem = f"Too many attempts: try again in {seconds:.0f} seconds."
+    page = render(request, template, status=429, problem=problem, **values)
+    page.headers["Retry-After"] = f"{seconds:.0f}"
+    return page
+
+
+def _ask_code(request: Request, user: people.User) -> Response:
+    """The form for the code; until it is right there is a ticket and no session."""
+    token, now = secrets.token_urlsafe(32), now_of(request)
+    write(
+        request,
+        sessions.issue_ticket,
+        user.id,
+        "code",
+        token_sha256=token_hash(token),
+        expires_at=now + CODE_S,
+        actor=user.id,
+        now=now,
+    )
+    return render(request, "login_code.html", ticket=token, problem="")
+
+
+def begin_session(request: Request, user: people.User) -> Response:
     """The way to the first page, with a new session; the token never existed before."""
     service, now = service_of(request), now_of(request)
     token = secrets.token_urlsafe(32)
@@ -172,7 +192,7 @@ def accept(request: Request, token: str) -> Response:
             user = write(
                 request, people.accept_invitation, digest, name=name, password_hash=hashed, now=now
             )
-            return _begin_session(request, user)
+            return begin_session(request, user)
     except (ValueError, StoreError) as error:
         problem = str(error)
     return render(
@@ -195,8 +215,9 @@ def _account(request: Request, problem: str, *, status: int = 200, done: bool = 
 def change_password(request: Request) -> Response:
     """Takes a new password and ends all other sessions."""
     fields, user, now = texts_of(request), user_of(request), now_of(request)
-    if not is_password(user.password_hash, fields.get("old", "")):
-        return _account(request, "The old password is wrong.", status=422)
+    wrong = problem_with_password(request, fields.get("old", ""))
+    if wrong:
+        return _account(request, wrong, status=422)
     if fields.get("password") != fields.get("again"):
         return _account(request, "The two new passwords differ.", status=422)
     try:
@@ -210,17 +231,61 @@ def change_password(request: Request) -> Response:
     return _account(request, "", done=True)
 
 
-def _delay_s(num_failures: int, last_at: float, scope: str, now: float) -> float:
-    """How long to wait before the next attempt: 1, 2, 4 ... seconds after the free ones."""
-    over = num_failures - FREE_FAILURES[scope]
-    return 0.0 if over < 0 else last_at + min(2.0 ** min(over, 30), MAX_DELAY_S) - now
+def problem_with_password(request: Request, password: str) -> str:
+    """Why this is not the password of who is logged in, or "". Guessing slows down as at log-in:
+    whoever finds a browser open is not to find the password out."""
+    user, now = user_of(request), now_of(request)
+    seconds = read(request, wait_s, {"login-account": user.email}, now=now)
+    if seconds > 0:
+        return f"Too many attempts: try again in {seconds:.0f} seconds."
+    if is_password(user.password_hash, password):
+        return ""
+    write(request, sessions.note_failure, "login-account", user.email, now=now)
+    return "The password is wrong."
 
 
-def _network(request: Request) -> str:
-    """The neighbourhood of an address: /24 of IPv4, /56 of IPv6."""
+def end_other_sessions(request: Request) -> Response:
+    """Logs a person out everywhere but here."""
+    user, session = user_of(request), session_of(request)
+    but = None if session is None else session.token_sha256
+    write(request, sessions.end_all, user.id, but=but, actor=user.id, now=now_of(request))
+    return go("/account")
+
+
+def show_new_password(request: Request, token: str) -> Response:
+    """The form of a link for a forgotten password; opening it uses nothing up."""
+    _holder(request, token)
+    return render(request, "new_password.html", problem="")
+
+
+def set_new_password(request: Request, token: str) -> Response:
+    """Takes the new password, uses the link up, ends all sessions; the next step is to log in."""
+    fields, now, user_id = texts_of(request), now_of(request), _holder(request, token)
     try:
-        address = ipaddress.ip_address(request.client.host if request.client else "")
-    except ValueError:
-        return "unknown"
-    length = 24 if address.version == 4 else 56
-    return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+        if fields.get("password") != fields.get("again"):
+            raise ValueError("The two passwords differ.")
+        hashed = hash_password(fields.get("password", ""))
+    except ValueError as error:
+        return render(request, "new_password.html", status=422, problem=str(error))
+
+    def change(connection: Any) -> bool:
+        if not sessions.use_ticket(connection, token_hash(token)):
+            return False
+        people.change_user(connection, user_id, password_hash=hashed, actor=user_id, now=now)
+        sessions.end_all(connection, user_id, actor=user_id, now=now)
+        email = people.user(connection, user_id).email
+        sessions.clear_failures(connection, "login-account", email)
+        return True
+
+    if not write(request, change):
+        raise Refused(404, NO_LINK)
+    return go("/login")
+
+
+def _holder(request: Request, token: str) -> int:
+    """Whose link for a new password this is."""
+    now = now_of(request)
+    found = read(request, sessions.ticket_holder, token_hash(token), "password", now=now)
+    if found is None or read(request, people.user, found).state != "active":
+        raise Refused(404, NO_LINK)
+    return found

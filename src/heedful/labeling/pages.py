@@ -42,6 +42,21 @@ QUESTIONS = {
     "other_constraints": "Contains other explicit constraints",
     "intent_unclear": "Intent unclear",
 }
+# What the parts of the screening test are called.
+ITEM_KINDS = {
+    "flags": "sensitive texts",
+    "ranking": "ranking outputs",
+    "demonstration": "writing a response",
+    "topics": "a question to you",
+}
+# What has become of somebody who is or was screened, by the state of their membership.
+CANDIDATES = {
+    "screening": "taking the test",
+    "screened": "handed in",
+    "active": "taken on",
+    "paused": "taken on, pausing",
+    "rejected": "not taken on",
+}
 KINDS = {"ranking": "rankings", "demonstration": "demonstrations", "prompt": "prompts"}
 
 
@@ -66,7 +81,12 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.filters |= {"stamp": _stamp, "iso": _iso, "percent": _percent}
-_environment.globals |= {"QUESTIONS": QUESTIONS, "KINDS": KINDS}
+_environment.globals |= {
+    "QUESTIONS": QUESTIONS,
+    "KINDS": KINDS,
+    "ITEM_KINDS": ITEM_KINDS,
+    "CANDIDATES": CANDIDATES,
+}
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:

@@ -13,17 +13,22 @@ from starlette.requests import Request
 
 from heedful.errors import HeedfulError
 from heedful.records import Completion, Prompt
-from heedful.store.database import Database
+from heedful.store.database import Database, storable
 from heedful.store.people import User
 from heedful.store.sessions import Session
 
+MAX_NOTE_CHARS = 2000
+
 
 class Refused(HeedfulError):
-    """A request that is not answered as asked; ``status`` is the HTTP status of the page."""
+    """A request that is not answered as asked; ``status`` is the HTTP status of the page.
 
-    def __init__(self, status: int, message: str):
+    ``instead`` is the page of ours that comes first; a browser that asked for a page is sent there.
+    """
+
+    def __init__(self, status: int, message: str, instead: str = ""):
         super().__init__(message)
-        self.status = status
+        self.status, self.instead = status, instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Service:
     """The parts of a running service. ``url`` is where people reach it, without a slash at its end.
 
     ``clock`` gives seconds since 1970; ``snapshots`` is the folder that exports are written to.
+    ``second_factor`` are the roles that need one; the others may have one.
+    ``runs`` is where an erasure looks for models that were trained on a snapshot.
     """
 
     database: Database
@@ -47,6 +54,8 @@ class Service:
     readers: Readers
     snapshots: Path
     clock: Callable[[], float]
+    second_factor: frozenset[str] = frozenset({"admin", "researcher"})
+    runs: Path = Path("runs")
 
     @property
     def is_secure(self) -> bool:
@@ -96,6 +105,11 @@ def form_of(request: Request) -> FormData:
 def texts_of(request: Request) -> dict[str, str]:
     """The text fields of the form, with the line ends of the store (a browser sends CR LF)."""
     return clean_texts(form_of(request))
+
+
+def note_of(request: Request, name: str = "note") -> str:
+    """A text of the form that colleagues read, as a database can hold it."""
+    return storable(texts_of(request).get(name, ""))[:MAX_NOTE_CHARS]
 
 
 def clean_texts(fields: Mapping[str, Any]) -> dict[str, str]:

@@ -89,10 +89,15 @@ def import_completions(
     upload: Upload,
     readers: Readers,
     *,
+    pool: pools.Pool = "work",
     actor: int,
     now: float,
 ) -> Imported:
-    """Adds prompts with their completions, and for each a task to rate and rank them."""
+    """Adds prompts with their completions, and for each a task to rate and rank them.
+
+    With the pool "drift" everybody is given them now and then: constant pairs of a baseline and a
+    reference, say, on which a labeler's answers should stay the same.
+    """
     rows: list[tuple[Prompt, tuple[Completion, ...]]]
     rows = upload.read(readers.completions, readers.suffixes)
     merged: dict[str, tuple[Prompt, dict[str, Completion]]] = {}
@@ -114,7 +119,7 @@ def import_completions(
                 number = numbers[prompt.id]
                 outputs = list(completions.values())
                 made = projects.add_completions(connection, number, outputs)
-                pools.add_ranking_task(connection, project, number, made)
+                pools.add_ranking_task(connection, project, number, made, pool=pool)
 
         database.write(add)
     return Imported(len(merged), len(merged))

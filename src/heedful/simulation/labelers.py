@@ -209,7 +209,7 @@ class LabelerPool:
         rng = random.Random(f"{seed}-labelers")
         candidates = [_draw(f"labeler-{i:02d}", "train", rng) for i in range(num_candidates)]
         screened = [(screen(world, c, rng), c) for c in candidates]
-        screened.sort(key=lambda pair: _standing(pair[0]), reverse=True)
+        screened.sort(key=lambda pair: standing(pair[0]), reverse=True)
         train = tuple(c for _, c in screened[:num_train])
         heldout = tuple(_draw(f"heldout-{i:02d}", "heldout", rng) for i in range(num_heldout))
         rows = tuple({"labeler": c.id, "hired": c in train} | result for result, c in screened)
@@ -238,6 +238,12 @@ class LabelerPool:
                 for item in row[name]
             )
         return cls(**(row | groups | {"screening": tuple(row["screening"])}))
+
+
+def draw_candidates(seed: int, num: int) -> list[SimulatedLabeler]:
+    """Those whom ``LabelerPool.build`` screens with this seed, hired or not."""
+    rng = random.Random(f"{seed}-labelers")
+    return [_draw(f"labeler-{i:02d}", "train", rng) for i in range(num)]
 
 
 def _draw(labeler_id: str, cohort: Cohort, rng: random.Random) -> SimulatedLabeler:
@@ -271,8 +277,7 @@ def screen(world: World, labeler: SimulatedLabeler, rng: random.Random) -> dict[
     for task, texts in practice_pilot(world, rng, num=30):
         ends = [True] * len(texts)
         ranks, _ = rank(world, labeler, task, texts, ends, rng, noise_scale=_SCREENING_NOISE)
-        truth = _dense_ranks([assess(world, task, text).utility for text in texts], 0.0)
-        more = pairwise_agreement([ranks, truth])
+        more = pairwise_agreement([ranks, screening_truth(world, task, texts)])
         same, strict = same + more[0], strict + more[1]
     scores = []
     for _ in range(20):
@@ -287,7 +292,12 @@ def screen(world: World, labeler: SimulatedLabeler, rng: random.Random) -> dict[
     }
 
 
-def _standing(result: Mapping[str, float]) -> tuple[int, float]:
+def screening_truth(world: World, task: Task, texts: Sequence[str]) -> list[int]:
+    """The ranks that a researcher gives, who sees the hidden utility."""
+    return _dense_ranks([assess(world, task, text).utility for text in texts], 0.0)
+
+
+def standing(result: Mapping[str, float]) -> tuple[int, float]:
     """How a candidate compares: cut-offs passed first (they are soft), then the sum of measures."""
     passed = sum(result[name] >= cutoff for name, cutoff in CUTOFFS.items())
     return passed, sum(result[name] / cutoff for name, cutoff in CUTOFFS.items())

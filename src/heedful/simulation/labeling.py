@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from heedful.errors import ConfigError, DataError
-from heedful.records import Cohort, Completion, Judgement, Ranking, Split, to_row
+from heedful.records import Cohort, Completion, Judgement, Prompt, Ranking, Split, to_row
 from heedful.simulation.generate import LABELERS_FILE, NOISE_FILE, PROMPTS_FILE, TASKS_FILE
 from heedful.simulation.labelers import LabelerPool, SimulatedLabeler, pairwise_agreement, rank
 from heedful.simulation.rows import read_rows
@@ -45,6 +45,11 @@ class _Item:
     @property
     def finished(self) -> list[bool]:
         return [completion.finished for completion in self.completions]
+
+    def without_nul(self) -> _Item:
+        """The item with a mark in place of every NUL in its completions."""
+        found = (replace(one, text=one.text.replace("\x00", "\ufffd")) for one in self.completions)
+        return _Item(self.prompt_id, self.prompt, self.task, tuple(found))
 
     def distinct(self) -> _Item:
         """The item without the later ones of identical completions."""
@@ -83,7 +88,7 @@ def label(
     kept = [item for item in unique if len(item.texts) >= 2]
     pool = _fitted_pool(world, directory, kept)
     labelers = pool.cohort(cohort)
-    num_rankings = num_pairs = num_tied = same = strict = 0
+    ranks: list[list[tuple[int, ...]]] = []
     with Path(out_path).open("w", encoding="utf-8") as file:
         for item in kept:
             rng = random.Random(f"{seed}-label-{cohort}-{item.prompt_id}")
@@ -94,22 +99,37 @@ def label(
             for ranking in found:
                 row = to_row(ranking) | {"split": splits.get(item.prompt_id, "test")}
                 file.write(json.dumps(row) + "\n")
-                pairs = len(item.texts) * (len(item.texts) - 1) // 2
-                num_rankings, num_pairs = num_rankings + 1, num_pairs + pairs
-                num_tied += pairs - pairwise_agreement([ranking.ranks] * 2)[1]
-            more = pairwise_agreement([ranking.ranks for ranking in found])
-            same, strict = same + more[0], strict + more[1]
-    return {
-        "num_prompts": len(kept),
-        "num_rankings": num_rankings,
-        "num_pairs": num_pairs - num_tied,
+            ranks.append([ranking.ranks for ranking in found])
+    return ranking_figures(ranks) | {
         "num_duplicates": given - sum(len(item.texts) for item in unique),
         "num_skipped": len(items) - len(kept),
+        "noise_scale": pool.noise_scale,
+    }
+
+
+def ranking_figures(ranks: Iterable[Sequence[Sequence[int]]]) -> dict[str, float]:
+    """Counts, tie rate and strict agreement of rankings, given prompt by prompt."""
+    num_prompts = num_rankings = num_pairs = num_tied = same = strict = 0
+    for found in ranks:
+        num_prompts, num_rankings = num_prompts + 1, num_rankings + len(found)
+        for one in found:
+            pairs = len(one) * (len(one) - 1) // 2
+            num_pairs, num_tied = num_pairs + pairs, num_tied + pairs - strict_pairs(one)
+        more = pairwise_agreement(found)
+        same, strict = same + more[0], strict + more[1]
+    return {
+        "num_prompts": num_prompts,
+        "num_rankings": num_rankings,
+        "num_pairs": num_pairs - num_tied,
         "tie_rate": num_tied / max(1, num_pairs),
         "agreement": same / strict if strict else float("nan"),
         "agreement_pairs": strict,
-        "noise_scale": pool.noise_scale,
     }
+
+
+def strict_pairs(ranks: Sequence[int]) -> int:
+    """How many pairs of a ranking are not tied."""
+    return pairwise_agreement([ranks, ranks])[1]
 
 
 def judge(
@@ -127,7 +147,7 @@ def judge(
     completions of different models tie.
     """
     directory, world = Path(directory), World.load(Path(directory))
-    pool = _load_pool(directory)
+    pool = load_pool(directory)
     items = _read(directory, Path(completions_path))
     count, same, strict = 0, dict.fromkeys(cohorts, 0), dict.fromkeys(cohorts, 0)
     with Path(out_path).open("w", encoding="utf-8") as file:
@@ -176,6 +196,50 @@ def gold(directory: Path, completions_path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True, slots=True)
+class ToLabel:
+    """The prompts of a completions file with what is to be ranked: distinct, two or more."""
+
+    items: list[tuple[Prompt, tuple[Completion, ...]]]
+    tasks: dict[str, tuple[str, Task]]  # prompt -> (id, hidden task)
+    is_cut: frozenset[tuple[str, str]]  # (prompt, output) that broke off
+    num_duplicates: int
+    num_skipped: int
+
+
+def to_label(directory: Path, completions_path: Path) -> ToLabel:
+    """What ``label`` would have ranked, as prompts and completions for a project.
+
+    No page and no database holds a NUL, which a byte-level model may write: it becomes U+FFFD.
+    """
+    rows = {row["id"]: row for row in read_rows(directory / PROMPTS_FILE, ("id", "text", "split"))}
+    items = [item.without_nul() for item in _read(directory, completions_path)]
+    unique = [item.distinct() for item in items]
+    kept = [item for item in unique if len(item.texts) >= 2]
+    return ToLabel(
+        items=[(_prompt(item, rows.get(item.prompt_id, {})), item.completions) for item in kept],
+        tasks={item.prompt: (item.prompt_id, item.task) for item in kept},
+        is_cut=frozenset(
+            (item.prompt, one.text) for item in kept for one in item.completions if not one.finished
+        ),
+        num_duplicates=sum(map(len, (item.texts for item in items)))
+        - sum(map(len, (item.texts for item in unique))),
+        num_skipped=len(items) - len(kept),
+    )
+
+
+def _prompt(item: _Item, row: dict[str, Any]) -> Prompt:
+    known = {key: row[key] for key in ("source", "kind", "user", "use_case", "language") if row}
+    return Prompt(item.prompt_id, item.prompt, split=row.get("split", "test"), **known)
+
+
+def fitted_pool(directory: Path, completions_path: Path) -> LabelerPool:
+    """The labelers of a world, their noise fitted on the first completions that are labelled."""
+    kept = [item.distinct() for item in _read(directory, completions_path)]
+    wanted = [item for item in kept if len(item.texts) >= 2]
+    return _fitted_pool(World.load(directory), directory, wanted)
+
+
 def _read(directory: Path, path: Path) -> list[_Item]:
     tasks = read_tasks(directory / TASKS_FILE)
     items = []
@@ -211,7 +275,8 @@ def _model(item: _Item, completion: Completion) -> str:
     return completion.model
 
 
-def _load_pool(directory: Path) -> LabelerPool:
+def load_pool(directory: Path) -> LabelerPool:
+    """The labelers of a world, with their noise as it was fitted, if it was."""
     pool = LabelerPool.load(directory / LABELERS_FILE)
     noise = directory / NOISE_FILE
     if not noise.is_file():
@@ -222,7 +287,7 @@ def _load_pool(directory: Path) -> LabelerPool:
 
 def _fitted_pool(world: World, directory: Path, items: Sequence[_Item]) -> LabelerPool:
     """The pool with its noise fitted once, on the first completions that were ever labelled."""
-    pool = _load_pool(directory)
+    pool = load_pool(directory)
     if (directory / NOISE_FILE).is_file() or not items:
         return pool
     step = max(1, len(items) // _PILOT_PROMPTS)

@@ -30,6 +30,7 @@ from heedful.store.tables import (
     guideline_reads,
     invitations,
     memberships,
+    messages,
     prompts,
     recovery_codes,
     screening_answers,
@@ -41,6 +42,7 @@ from heedful.store.tables import (
     surveys,
     task_completions,
     tasks,
+    tickets,
     users,
 )
 
@@ -75,7 +77,8 @@ def erase_labeler(connection: Connection, user_id: int, *, actor: int, now: floa
         connection.execute(select(tasks.c.id).where(in_part).order_by(tasks.c.id).with_for_update())
         ids = [row.id for row in part]
         num_answers += _drop_submissions(connection, ids)
-        connection.execute(delete(drafts).where(drafts.c.assignment_id.in_(ids)))
+        for table in (drafts, messages):
+            connection.execute(delete(table).where(table.c.assignment_id.in_(ids)))
         connection.execute(delete(assignments).where(assignments.c.id.in_(ids)))
         count_slots(connection, in_part)
     _drop_account(connection, user_id, account.email)
@@ -152,7 +155,8 @@ def _empty_prompts(connection: Connection, numbers: list[int]) -> int:
         held = select(assignments.c.id).where(assignments.c.task_id.in_(of_part))
         ids = list(connection.execute(held).scalars())
         num_answers += _drop_submissions(connection, ids)
-        connection.execute(delete(drafts).where(drafts.c.assignment_id.in_(ids)))
+        for table in (drafts, messages):
+            connection.execute(delete(table).where(table.c.assignment_id.in_(ids)))
         connection.execute(delete(assignments).where(assignments.c.id.in_(ids)))
         for table in (gold, adjudications, task_completions):
             connection.execute(delete(table).where(table.c.task_id.in_(of_part)))
@@ -180,6 +184,7 @@ def _drop_submissions(connection: Connection, assignment_ids: list[str]) -> int:
 
 
 def _drop_account(connection: Connection, user_id: int, email: str) -> None:
+    connection.execute(delete(messages).where(messages.c.author_id == user_id))
     own = select(screening_answers.c.id).where(screening_answers.c.user_id == user_id)
     connection.execute(
         delete(screening_grades).where(screening_grades.c.screening_answer_id.in_(own))
@@ -189,6 +194,7 @@ def _drop_account(connection: Connection, user_id: int, email: str) -> None:
         surveys,
         guideline_reads,
         sessions,
+        tickets,
         recovery_codes,
         memberships,
     ):

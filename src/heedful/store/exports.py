@@ -1,18 +1,28 @@
-"""The comparisons of a snapshot in two other shapes: chosen and rejected pairs, and Parquet."""
+"""A snapshot in other shapes: chosen and rejected pairs, what labelers agree on, and Parquet."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from heedful.errors import MissingExtraError
-from heedful.store.problems import StoreError
+from heedful.store.problems import NotFound, StoreError
 from heedful.store.snapshot import MANIFEST, replace_file
 
 FILES = ("prompts", "demonstrations", "comparisons")
+_making = threading.Lock()  # two who ask at once get one file
+# What can be had of a snapshot beside its own files, and what it is.
+DERIVED = {
+    "pairs.jsonl": "chosen and rejected, for each pair that a labeler ordered",
+    "consensus.jsonl": "chosen and rejected, for each pair that most of its labelers ordered alike",
+    "consensus.parquet": "the same as Parquet",
+    **{f"{kind}.parquet": f"{kind} as Parquet" for kind in FILES},
+}
 
 
 def write_pairs(snapshot: Path, target: Path) -> int:
@@ -45,27 +55,102 @@ def pairs_of(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {**shared, "chosen": better["text"], "rejected": worse["text"], **about}
 
 
+def write_consensus(snapshot: Path, target: Path) -> int:
+    """The number of pairs written: one JSON line for each on which most of its labelers agree.
+
+    Rows have prompt_id, prompt, chosen, rejected, the counts of labelers who preferred the one and
+    the other and of those who tied them, cohort and split. A pair that as many prefer the one way
+    as the other, or that at least as many tie, is left out. Cohorts are counted apart.
+    """
+    num_pairs = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal num_pairs
+        for pair in consensus_pairs(_rows(snapshot, "comparisons")):
+            num_pairs += 1
+            yield json.dumps(pair, ensure_ascii=False) + "\n"
+
+    replace_file(target, lines())
+    return num_pairs
+
+
+def consensus_pairs(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The modal order of every pair of completions, over all rankings of the same completions."""
+    found: dict[tuple[Any, ...], tuple[dict[str, Any], list[list[int]]]] = {}
+    for row in rows:
+        ids = tuple(one["id"] for one in row["completions"])
+        found.setdefault((row["prompt_id"], row["cohort"], ids), (row, []))[1].append(row["ranks"])
+    for row, rankings in found.values():
+        for (i, first), (j, second) in combinations(enumerate(row["completions"]), 2):
+            signs = [(ranks[i] > ranks[j]) - (ranks[i] < ranks[j]) for ranks in rankings]
+            for_first, tied, for_second = (signs.count(sign) for sign in (-1, 0, 1))
+            if max(for_first, for_second) <= max(tied, min(for_first, for_second)):
+                continue
+            better, worse = (first, second) if for_first > for_second else (second, first)
+            yield {
+                "prompt_id": row["prompt_id"],
+                "prompt": row["prompt"],
+                "chosen": better["text"],
+                "rejected": worse["text"],
+                "num_chosen": max(for_first, for_second),
+                "num_rejected": min(for_first, for_second),
+                "num_tied": tied,
+                "cohort": row["cohort"],
+                "split": row["split"],
+            }
+
+
 def write_parquet(snapshot: Path, target: Path) -> list[Path]:
     """The Parquet files written, one for each file of the snapshot that has rows."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("Parquet needs pyarrow: pip install 'heedful[parquet]'") from error
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for kind in FILES:
         rows = list(_rows(snapshot, kind))
         if rows:
-            path = target / f"{kind}.parquet"
-            pq.write_table(pa.Table.from_pylist(rows), path)
-            written.append(path)
+            written.append(target / f"{kind}.parquet")
+            _write_table(rows, written[-1])
     return written
+
+
+def _write_table(rows: list[dict[str, Any]], target: Path) -> None:
+    """Writes rows as Parquet beside the place, and moves the file there when it is whole."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError("Parquet needs pyarrow: pip install 'heedful[parquet]'") from error
+    partial = target.with_name(target.name + ".partial")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows), partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def derived(snapshot: Path, name: str) -> Path:
+    """A file made of a snapshot, by its name in DERIVED; made when it is asked for first."""
+    if name not in DERIVED:
+        raise NotFound(f"a snapshot has no {name}")
+    target = snapshot / "derived" / name
+    with _making:
+        if target.is_file():
+            return target
+        target.parent.mkdir(exist_ok=True)
+        if name == "pairs.jsonl":
+            write_pairs(snapshot, target)
+        elif name == "consensus.jsonl":
+            write_consensus(snapshot, target)
+        else:
+            _write_table(list(_rows(snapshot, name.removesuffix(".parquet"))), target)
+    return target
 
 
 def _rows(snapshot: Path, kind: str) -> Iterator[dict[str, Any]]:
     if not (snapshot / MANIFEST).is_file():
         raise StoreError(f"{snapshot} is no whole snapshot (no {MANIFEST}): write it again")
+    if kind == "consensus":
+        yield from consensus_pairs(_rows(snapshot, "comparisons"))
+        return
     with (snapshot / f"{kind}.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)

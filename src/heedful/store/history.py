@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Integer, case, cast, delete, func, insert, select
+from sqlalchemy import Connection, Integer, and_, case, cast, delete, func, insert, select
 
 from heedful.records import Cohort
 from heedful.store import audit
@@ -19,7 +19,7 @@ DAY_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A line of a labeler's own history."""
+    """A line of a labeler's own history; ``prompt`` is the brief where one was to be written."""
 
     assignment_id: str
     kind: TaskKind
@@ -44,6 +44,17 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class KindTotals:
+    """A labeler's work of one kind; ``active_s`` is the working time of ``num_timed`` answers."""
+
+    kind: TaskKind
+    num_submitted: int
+    num_skipped: int
+    num_timed: int
+    active_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SharedTask:
     """A ranking task that several labelers have answered."""
 
@@ -64,7 +75,7 @@ def own(
 ) -> list[Done]:
     """A labeler's assignments, newest first; those claimed before a time, for the next page."""
     query = (
-        select(assignments, prompts.c.text)
+        select(assignments, prompts.c.text, tasks.c.brief)
         .join(tasks, tasks.c.id == assignments.c.task_id)
         .outerjoin(prompts, prompts.c.id == tasks.c.prompt_id)
         .where(assignments.c.labeler_id == labeler_id, assignments.c.project_id == project_id)
@@ -74,7 +85,7 @@ def own(
     if before is not None:
         query = query.where(assignments.c.claimed_at < before)
     return [
-        Done(row.id, row.kind, row.state, row.text or "", row.claimed_at, row.ended_at)
+        Done(row.id, row.kind, row.state, row.text or row.brief, row.claimed_at, row.ended_at)
         for row in connection.execute(query)
     ]
 
@@ -115,6 +126,28 @@ def totals(
     if since is not None:
         query = query.where(assignments.c.claimed_at >= since)
     return [Totals(**row._mapping) for row in connection.execute(query)]
+
+
+def by_kind(connection: Connection, project_id: int, labeler_id: int) -> list[KindTotals]:
+    """A labeler's own work in a project, kind by kind."""
+    is_done = assignments.c.state == "submitted"
+    is_timed = and_(is_done, assignments.c.active_s.is_not(None))
+    query = (
+        select(
+            assignments.c.kind,
+            func.sum(case((is_done, 1), else_=0)).label("num_submitted"),
+            func.sum(case((assignments.c.state == "skipped", 1), else_=0)).label("num_skipped"),
+            func.sum(case((is_timed, 1), else_=0)).label("num_timed"),
+            func.sum(case((is_timed, assignments.c.active_s), else_=0.0)).label("active_s"),
+        )
+        .where(assignments.c.labeler_id == labeler_id, assignments.c.project_id == project_id)
+        .group_by(assignments.c.kind)
+        .order_by(assignments.c.kind)
+    )
+    return [
+        KindTotals(row.kind, row.num_submitted, row.num_skipped, row.num_timed, float(row.active_s))
+        for row in connection.execute(query)
+    ]
 
 
 def per_day(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
@@ -23,6 +23,7 @@ from heedful.store.tables import (
     assignments,
     completions,
     demonstrations,
+    gold,
     guidelines,
     label_schemas,
     prompt_labels,
@@ -230,6 +231,45 @@ def drop_rows(connection: Connection, submission_ids: list[int]) -> None:
 # Reading
 
 
+class Version(NamedTuple):
+    """What changes whenever figures about a project's rankings do; cheap to read."""
+
+    num_rankings: int
+    last_at: float
+    num_special: int  # gold and drift tasks
+    special_sum: int
+    gold_at: float
+
+
+def version(connection: Connection, project_id: int) -> Version:
+    """The version of a project's rankings, from indexes alone.
+
+    An answer that was undone and given again has a later time; erasing takes rows away.
+    """
+    # Two statements: the last of an index is found at once, and counting reads it all.
+    given, last = (
+        select(value).where(
+            assignments.c.project_id == project_id,
+            assignments.c.kind == "ranking",
+            assignments.c.state == "submitted",
+        )
+        for value in (func.count(), func.max(assignments.c.ended_at))
+    )
+    special = select(func.count(), func.coalesce(func.sum(tasks.c.id), 0)).where(
+        tasks.c.project_id == project_id, tasks.c.pool.in_(("gold", "drift"))
+    )
+    measured = (
+        select(func.coalesce(func.max(gold.c.at), 0.0))
+        .join(tasks, tasks.c.id == gold.c.task_id)
+        .where(tasks.c.project_id == project_id)
+    )
+    num_rankings = connection.execute(given).scalar_one()
+    last_at = connection.execute(last).scalar_one() or 0.0
+    num_special, special_sum = connection.execute(special).one()
+    gold_at = connection.execute(measured).scalar_one()
+    return Version(num_rankings, last_at, num_special, int(special_sum), gold_at)
+
+
 def ranking_rows(
     connection: Connection, project_id: int, *, labeler_id: int | None = None, after: int = 0
 ) -> Iterator[RankingRow]:
@@ -279,6 +319,25 @@ def ranking_rows(
     ):
         for row in rows:
             yield _ranking_row(row, [next(rated) for _ in row.ranks])
+
+
+def rankings_by_task(connection: Connection, project_id: int) -> dict[int, int]:
+    """{task: its rankings that stand}."""
+    query = (
+        select(rankings.c.task_id, func.count().label("n"))
+        .join(tasks, tasks.c.id == rankings.c.task_id)
+        .where(tasks.c.project_id == project_id)
+        .group_by(rankings.c.task_id)
+    )
+    return {row.task_id: row.n for row in connection.execute(query)}
+
+
+def special_tasks(connection: Connection, project_id: int) -> dict[int, Pool]:
+    """{task: pool} of the tasks that everybody is given: gold, and those that show drift."""
+    query = select(tasks.c.id, tasks.c.pool).where(
+        tasks.c.project_id == project_id, tasks.c.pool.in_(("gold", "drift"))
+    )
+    return {row.id: row.pool for row in connection.execute(query)}
 
 
 def _ranking_row(row: Row[Any], rated: list[Row[Any]]) -> RankingRow:

@@ -14,8 +14,41 @@ from heedful.store.audit import START
 from heedful.store.problems import StoreError
 from heedful.store.tables import audit_head, metadata, schema_version
 
+# What the databases call differently; a statement names it in braces.
+WORDS = {
+    "sqlite": {"id": "INTEGER", "number": "INTEGER", "counting": "AUTOINCREMENT", "real": "DOUBLE"},
+    "postgresql": {
+        "id": "BIGINT",
+        "number": "BIGSERIAL",
+        "counting": "",
+        "real": "DOUBLE PRECISION",
+    },
+}
+_MESSAGES = (
+    """CREATE TABLE messages (
+        id {number} NOT NULL CONSTRAINT pk_messages PRIMARY KEY {counting},
+        assignment_id TEXT NOT NULL
+            CONSTRAINT fk_messages_assignment_id REFERENCES assignments (id),
+        author_id {id} NOT NULL CONSTRAINT fk_messages_author_id REFERENCES users (id),
+        is_answer BOOLEAN NOT NULL,
+        text TEXT NOT NULL,
+        at {real} NOT NULL,
+        seen_at {real}
+    )""",
+    "CREATE INDEX ix_messages_assignment_id ON messages (assignment_id)",
+)
+_TICKETS = (
+    """CREATE TABLE tickets (
+        token_sha256 TEXT NOT NULL CONSTRAINT pk_tickets PRIMARY KEY,
+        user_id {id} NOT NULL CONSTRAINT fk_tickets_user_id REFERENCES users (id),
+        purpose TEXT NOT NULL
+            CONSTRAINT ck_tickets_purpose CHECK (purpose IN ('code', 'password')),
+        expires_at {real} NOT NULL
+    )""",
+    "CREATE INDEX ix_tickets_user_id ON tickets (user_id)",
+)
 # What makes schema n + 2 out of schema n + 1: statements that both databases understand.
-STEPS: tuple[tuple[str, ...], ...] = ()
+STEPS: tuple[tuple[str, ...], ...] = (_MESSAGES, _TICKETS)
 _LOCK = 0x68656564  # "heed": of several processes that start at once, one migrates
 
 
@@ -39,6 +72,6 @@ def migrate(
         )
     for number, statements in enumerate(steps[found - 1 :], start=found + 1):
         for statement in statements:
-            connection.execute(text(statement))
+            connection.execute(text(statement.format_map(WORDS[connection.dialect.name])))
         connection.execute(insert(schema_version).values(number=number, at=now))
     return newest

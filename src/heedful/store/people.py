@@ -16,7 +16,9 @@ from heedful.store.tables import (
     invitations,
     memberships,
     screening_items,
+    sessions,
     surveys,
+    tickets,
     users,
 )
 
@@ -150,6 +152,32 @@ def change_user(
         fields=sorted(values),
         **shown,
     )
+
+
+def set_standing(
+    connection: Connection,
+    user_id: int,
+    *,
+    role: Role,
+    state: Literal["active", "disabled"],
+    actor: int,
+    now: float,
+) -> None:
+    """Gives an account a role and opens or closes it, and ends its sessions.
+
+    Conflict where no active admin would be left: nobody could undo it.
+    """
+    # In one order, under a lock: two admins who demote each other wait for one another.
+    admins = select(users.c.id).where(users.c.role == "admin", users.c.state == "active")
+    held = connection.execute(admins.order_by(users.c.id).with_for_update()).scalars().all()
+    found = user(connection, user_id)
+    if found.state == "deleted":
+        raise NotFound(f"there is no user {user_id}")
+    if set(held) == {user_id} and (role, state) != ("admin", "active"):
+        raise Conflict("this is the only admin: make somebody else an admin first")
+    change_user(connection, user_id, role=role, state=state, actor=actor, now=now)
+    for table in (sessions, tickets):
+        connection.execute(delete(table).where(table.c.user_id == user_id))
 
 
 # Invitations
@@ -374,6 +402,14 @@ def save_survey(
     values = {"project_id": project_id, "user_id": user_id, "answers": answers, "at": now}
     connection.execute(insert(surveys).values(values))
     audit.record(connection, "survey", f"project/{project_id}", actor=user_id, now=now)
+
+
+def own_survey(connection: Connection, project_id: int, user_id: int) -> dict[str, Any]:
+    """What a labeler has said in the survey of a project; {} for nothing yet."""
+    query = select(surveys.c.answers).where(
+        surveys.c.project_id == project_id, surveys.c.user_id == user_id
+    )
+    return connection.execute(query).scalar() or {}
 
 
 def survey_answers(connection: Connection, project_id: int) -> list[dict[str, Any]]:

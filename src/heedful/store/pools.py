@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, case, exists, func, insert, or_, select, update
 
 from heedful.records import PromptKind
 from heedful.store import audit
@@ -17,6 +17,7 @@ from heedful.store.projects import Project, Settings, get, share_of
 from heedful.store.tables import (
     assignments,
     completions,
+    demonstrations,
     gold,
     projects,
     prompts,
@@ -25,6 +26,7 @@ from heedful.store.tables import (
 )
 
 Pool = Literal["work", "gold", "drift"]
+POOLS: tuple[Pool, ...] = ("work", "gold", "drift")
 MIN_K, MAX_K = 2, 9  # the paper ranks 4 to 9; two make a constant pair
 EVERYONE = 1_000_000  # labelers of a gold or drift task: no limit
 
@@ -231,6 +233,34 @@ def _move(connection: Connection, task: int, pool: Pool) -> None:
         raise NotFound(f"there is no task {task}")
     project = connection.execute(select(tasks.c.project_id).where(tasks.c.id == task)).scalar_one()
     set_targets(connection, get(connection, project).settings, tasks.c.id == task)
+
+
+def kinds(connection: Connection, project_id: int) -> list[TaskKind]:
+    """The kinds of tasks that a project has, done or not."""
+    every: tuple[TaskKind, ...] = ("ranking", "demonstration", "prompt")
+    return [kind for kind in every if _has_kind(connection, project_id, kind)]
+
+
+def _has_kind(connection: Connection, project_id: int, kind: TaskKind) -> bool:
+    mine = (tasks.c.project_id == project_id) & (tasks.c.kind == kind)
+    return any(
+        connection.execute(select(tasks.c.id).where(mine, tasks.c.pool == pool).limit(1)).first()
+        for pool in POOLS
+    )
+
+
+def unanswered_prompts(connection: Connection, project_id: int) -> list[int]:
+    """The numbers of prompts that labelers wrote which have no response, and no task for one."""
+    answered = exists().where(demonstrations.c.prompt_id == prompts.c.id)
+    asked = exists().where(tasks.c.prompt_id == prompts.c.id, tasks.c.kind == "demonstration")
+    query = select(prompts.c.id).where(
+        prompts.c.project_id == project_id,
+        prompts.c.author_id.is_not(None),
+        prompts.c.state == "active",
+        ~answered,
+        ~asked,
+    )
+    return list(connection.execute(query.order_by(prompts.c.id)).scalars())
 
 
 def progress(connection: Connection, project_id: int) -> list[Progress]:

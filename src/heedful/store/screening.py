@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Literal
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -24,8 +25,9 @@ from heedful.records import Cohort
 from heedful.store import audit
 from heedful.store.answers import check_text
 from heedful.store.database import insert_new, insert_row
-from heedful.store.people import Membership, change_membership, membership
+from heedful.store.people import Membership, MemberState, change_membership, membership
 from heedful.store.problems import AnswerProblem, Conflict, NotFound
+from heedful.store.projects import Project, share_of
 from heedful.store.tables import (
     memberships,
     screening_answers,
@@ -34,6 +36,7 @@ from heedful.store.tables import (
 )
 
 ItemKind = Literal["flags", "ranking", "demonstration", "topics"]
+MAX_OUTPUTS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,17 @@ class ScreeningAnswer:
     scores: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Somebody who is or was screened, as those who decide see them: by a code, without a name."""
+
+    code: str
+    user_id: int
+    state: MemberState
+    note: str
+    num_answers: int
+
+
 def add_item(
     connection: Connection,
     project_id: int,
@@ -82,8 +96,7 @@ def add_item(
     now: float,
 ) -> int:
     """The number of a new item, after the others. Candidates who have finished do not get it."""
-    if kind in ("flags", "ranking"):
-        _check_answer(kind, content, truth, "truth")
+    check_item(kind, content, truth)
     count = select(func.count()).where(screening_items.c.project_id == project_id)
     values = {
         "project_id": project_id,
@@ -95,6 +108,36 @@ def add_item(
     item = insert_row(connection, screening_items, **values)
     audit.record(connection, "add_item", f"item/{item}", actor=actor, now=now, kind=kind)
     return item
+
+
+def check_item(kind: str, content: Any, truth: Any) -> None:
+    """Raises AnswerProblem where an item could not be asked, or its truth is not whole."""
+    asked = {"flags": ("prompt",), "ranking": ("prompt",), "demonstration": ("prompt",)}
+    texts = asked.get(kind, ("question",) if kind == "topics" else ())
+    if not texts:
+        raise AnswerProblem("kind", f"is {kind!r}: flags, ranking, demonstration or topics")
+    if not isinstance(content, dict):
+        raise AnswerProblem("content", "has to be an object")
+    given = [(name, content.get(name)) for name in texts]
+    if kind == "flags":
+        if content.get("output") is not None:
+            given.append(("output", content["output"]))
+        given += [("questions", one) for one in _list_of(content, "questions", 1, 20)]
+    elif kind == "ranking":
+        given += [("outputs", one) for one in _list_of(content, "outputs", 2, MAX_OUTPUTS)]
+    for name, text in given:
+        if not isinstance(text, str):
+            raise AnswerProblem(f"content.{name}", "has to be a text")
+        check_text(text, f"content.{name}")
+    if kind in ("flags", "ranking"):
+        _check_answer(kind, content, truth, "truth")
+
+
+def _list_of(content: Mapping[str, Any], name: str, least: int, most: int) -> list[Any]:
+    found = content.get(name)
+    if not isinstance(found, list) or not least <= len(found) <= most:
+        raise AnswerProblem(f"content.{name}", f"has to be a list of {least} to {most} texts")
+    return found
 
 
 def drop_item(connection: Connection, item_id: int, *, actor: int, now: float) -> None:
@@ -232,6 +275,58 @@ def answers(
         )
         for row in connection.execute(query)
     ]
+
+
+def own_grades(connection: Connection, project_id: int, reviewer_id: int) -> dict[int, int]:
+    """{answer: score} of one reviewer, who sees others' scores only beside their own."""
+    query = (
+        select(screening_grades.c.screening_answer_id, screening_grades.c.score)
+        .join(screening_answers, screening_answers.c.id == screening_grades.c.screening_answer_id)
+        .join(screening_items, screening_items.c.id == screening_answers.c.screening_item_id)
+        .where(
+            screening_items.c.project_id == project_id,
+            screening_grades.c.reviewer_id == reviewer_id,
+        )
+    )
+    return {row.screening_answer_id: row.score for row in connection.execute(query)}
+
+
+def candidates(connection: Connection, project: Project) -> list[Candidate]:
+    """Everybody who is or was screened in a project, in the order of their codes."""
+    count = (
+        select(screening_answers.c.user_id, func.count().label("n"))
+        .join(screening_items, screening_items.c.id == screening_answers.c.screening_item_id)
+        .where(screening_items.c.project_id == project.id)
+        .group_by(screening_answers.c.user_id)
+        .subquery()
+    )
+    number = func.coalesce(count.c.n, 0)
+    query = (
+        select(memberships, number.label("num_answers"))
+        .outerjoin(count, count.c.user_id == memberships.c.user_id)
+        .where(
+            memberships.c.project_id == project.id,
+            memberships.c.state.in_(("screening", "screened")) | (number > 0),
+        )
+    )
+    found = [
+        Candidate(_code(project, row.user_id), row.user_id, row.state, row.note, row.num_answers)
+        for row in connection.execute(query)
+    ]
+    return sorted(found, key=lambda one: one.code)
+
+
+def _code(project: Project, user_id: int) -> str:
+    """The name under which a candidate is judged; it is not the pseudonym of the exports."""
+    text = f"{project.seed}/candidate/{user_id}"
+    return f"candidate-{blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+def shown_order(project: Project, item_id: int, num_outputs: int) -> list[int]:
+    """The outputs of a ranking in the order of the page: the order typed in may tell the ranks."""
+    return sorted(
+        range(num_outputs), key=lambda place: share_of(project.seed, "screening", item_id, place)
+    )
 
 
 def decide(

@@ -1,15 +1,18 @@
-"""Log-ins: sessions kept on the server, failures counted across restarts, one-time codes."""
+"""Log-ins: sessions on the server, tickets, failures counted across restarts, one-time codes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from heedful.store import audit
 from heedful.store.database import insert_new, storable
-from heedful.store.tables import attempts, recovery_codes, sessions, users
+from heedful.store.tables import attempts, recovery_codes, sessions, tickets, users
 
+# What a ticket lets its bearer do: give the code after the password, set a forgotten password.
+Purpose = Literal["code", "password"]
 TOUCH_S = 60.0  # a page view writes only when the last one is this old
 
 
@@ -92,8 +95,54 @@ def end_all(
 
 
 def drop_expired(connection: Connection, *, now: float) -> int:
-    """How many sessions past their end were removed; the service calls it now and then."""
-    return connection.execute(delete(sessions).where(sessions.c.expires_at <= now)).rowcount
+    """How many sessions and tickets past their end were removed; called now and then."""
+    old = (delete(table).where(table.c.expires_at <= now) for table in (sessions, tickets))
+    return sum(connection.execute(query).rowcount for query in old)
+
+
+# Tickets: short-lived and single-use, for who is known but not logged in
+
+
+def issue_ticket(
+    connection: Connection,
+    user_id: int,
+    purpose: Purpose,
+    *,
+    token_sha256: str,
+    expires_at: float,
+    actor: int | None,
+    now: float,
+) -> None:
+    """Puts a new ticket in the place of the person's others of this purpose."""
+    others = (tickets.c.user_id == user_id) & (tickets.c.purpose == purpose)
+    connection.execute(delete(tickets).where(others))
+    values = {
+        "token_sha256": token_sha256,
+        "user_id": user_id,
+        "purpose": purpose,
+        "expires_at": expires_at,
+    }
+    connection.execute(insert(tickets).values(values))
+    object = f"user/{user_id}"
+    audit.record(connection, "issue_ticket", object, actor=actor, now=now, purpose=purpose)
+
+
+def ticket_holder(
+    connection: Connection, token_sha256: str, purpose: Purpose, *, now: float
+) -> int | None:
+    """The number of the person whose ticket this is, or None if it is used, old or none."""
+    query = select(tickets.c.user_id).where(
+        tickets.c.token_sha256 == token_sha256,
+        tickets.c.purpose == purpose,
+        tickets.c.expires_at > now,
+    )
+    return connection.execute(query).scalar()
+
+
+def use_ticket(connection: Connection, token_sha256: str) -> bool:
+    """Whether the ticket was there to be used; it is used up now."""
+    query = delete(tickets).where(tickets.c.token_sha256 == token_sha256)
+    return connection.execute(query).rowcount == 1
 
 
 # Failures, for delays that grow: kept here so that a restart does not reset them
@@ -147,8 +196,15 @@ def set_recovery_codes(
     """Puts new recovery codes in the place of a person's old ones."""
     connection.execute(delete(recovery_codes).where(recovery_codes.c.user_id == user_id))
     rows = [{"user_id": user_id, "code_sha256": code} for code in codes_sha256]
-    connection.execute(insert(recovery_codes), rows)
+    if rows:
+        connection.execute(insert(recovery_codes), rows)
     audit.record(connection, "recovery_codes", f"user/{user_id}", actor=user_id, now=now)
+
+
+def num_recovery_codes(connection: Connection, user_id: int) -> int:
+    """How many recovery codes a person has left."""
+    query = select(func.count()).where(recovery_codes.c.user_id == user_id)
+    return connection.execute(query).scalar_one()
 
 
 def use_recovery_code(

@@ -7,79 +7,30 @@ Times are seconds since 1970 (UTC). JSON columns hold objects and lists. Ids of 
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
-    JSON,
     BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     Double,
     ForeignKey,
     Index,
     Integer,
-    MetaData,
-    Table,
     Text,
     UniqueConstraint,
     text,
 )
 
-# Names for all constraints, so that a migration can name the one that it drops.
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-Id = BigInteger().with_variant(Integer, "sqlite")
-
-
-def _table(name: str, *parts: Any) -> Table:
-    return Table(name, metadata, *parts)
-
-
-def _numbered(name: str, *parts: Any) -> Table:
-    """A table with a number as its key; SQLite would else use a deleted row's number again."""
-    key = Column("id", Id, primary_key=True)
-    return Table(name, metadata, key, *parts, sqlite_autoincrement=True)
-
-
-def _to(
-    table: str, *, key: bool = False, optional: bool = False, index: bool = False
-) -> Column[int]:
-    """A column that points to another table: ``prompts`` gives ``prompt_id``."""
-    name, target = f"{table.removesuffix('s')}_id", ForeignKey(f"{table}.id")
-    return Column(name, Id, target, primary_key=key, nullable=optional, index=index)
-
-
-def _one_of(column: str, *values: str) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", column)
-
-
-def _text(name: str, *, optional: bool = False, **options: Any) -> Column[str]:
-    return Column(name, Text, nullable=optional, **options)
-
-
-def _at(name: str, *, optional: bool = False) -> Column[float]:
-    return Column(name, Double, nullable=optional)
-
-
-def _json(name: str, *, optional: bool = False) -> Column[Any]:
-    return Column(name, JSON(none_as_null=True), nullable=optional)
-
-
-def _number(name: str, **options: Any) -> Column[int]:
-    return Column(name, Integer, nullable=False, **options)
-
-
-def _flag(name: str) -> Column[bool]:
-    return Column(name, Boolean, nullable=False)
-
+from heedful.store.columns import Id
+from heedful.store.columns import at as _at
+from heedful.store.columns import flag as _flag
+from heedful.store.columns import json as _json
+from heedful.store.columns import metadata as metadata
+from heedful.store.columns import number as _number
+from heedful.store.columns import numbered as _numbered
+from heedful.store.columns import one_of as _one_of
+from heedful.store.columns import table as _table
+from heedful.store.columns import text as _text
+from heedful.store.columns import to as _to
 
 schema_version = _table("schema_version", _number("number", primary_key=True), _at("at"))
 
@@ -111,6 +62,14 @@ sessions = _table(
     _at("seen_at"),
     _at("expires_at"),
     _text("agent"),
+)
+tickets = _table(
+    "tickets",
+    _text("token_sha256", primary_key=True),
+    _to("users", index=True),
+    _text("purpose"),
+    _at("expires_at"),
+    _one_of("purpose", "code", "password"),
 )
 attempts = _table(
     "attempts",
@@ -379,6 +338,19 @@ prompt_labels = _table(
     _to("prompts", index=True),
     _text("use_case", optional=True),
     _json("flags"),
+)
+
+# What a labeler asks about a task, and what researchers answer: one thread for each assignment.
+# ``seen_at`` is when the other side has opened it.
+
+messages = _numbered(
+    "messages",
+    Column("assignment_id", Text, ForeignKey("assignments.id"), nullable=False, index=True),
+    Column("author_id", Id, ForeignKey("users.id"), nullable=False),
+    _flag("is_answer"),
+    _text("text"),
+    _at("at"),
+    _at("seen_at", optional=True),
 )
 
 # Screening

@@ -126,7 +126,9 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// What is under way is saved first, so that the form and its draft are of one mind.
+// What is under way is saved first, so that the form and its draft are of one mind; and without a
+// connection nobody leaves the page. Both waits end in a later turn of the browser: a form that is
+// sent again from inside its own submit event is not sent at all.
 let ready = false;
 form.addEventListener("submit", async (event) => {
   if (ready) return;
@@ -137,6 +139,12 @@ form.addEventListener("submit", async (event) => {
   if (!stopped && JSON.stringify(fields()) !== lastSent) {
     // What the server could not keep it would not take either: nobody leaves the page with it.
     saved.textContent = `Not sent. ${saved.textContent}`;
+    return;
+  }
+  try {
+    await fetch("/health", { cache: "no-store" });
+  } catch {
+    saved.textContent = "Not sent: no connection. What you wrote is saved; try again.";
     return;
   }
   ready = true;

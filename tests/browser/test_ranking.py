@@ -1,0 +1,194 @@
+"""Ranking with ties: by mouse, by finger, by keyboard alone, on a phone, and without a network."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from heedful.records import METADATA_FIELDS
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.fixture
+def begin(furnished, open_browser, log_in):
+    """Opens the next ranking task of a labeler."""
+
+    def go(name, mode="fast", **settings):
+        page = open_browser(**settings)
+        log_in(page, furnished.url, name)
+        page.get_by_role("link", name=f"Answers, {mode}").click()
+        page.get_by_role("button", name="Rate and rank").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Rate and rank 4 outputs")
+        return page
+
+    return go
+
+
+def ranks(page: Page) -> list[str | None]:
+    """The rank of every output by the radio buttons, which are what is sent."""
+    return page.evaluate(
+        "[0, 1, 2, 3].map(n => document.querySelector(`[name='ranks.${n}']:checked`)?.value)"
+    )
+
+
+def shelf_of(page: Page, letter: str) -> str:
+    """The name of the shelf where an output stands."""
+    card = page.locator(".rank-card", has=page.locator(".letter", has_text=letter))
+    return page.locator(".shelf", has=card).locator(".shelf-name").inner_text()
+
+
+def drag(page: Page, letter: str, shelf: str) -> None:
+    """Drags an output by its letter with the mouse, in steps as a hand does."""
+    page.locator(".letter", has_text=letter).scroll_into_view_if_needed()
+    target = page.locator(".shelf", has_text=shelf).locator(".shelf-row")
+    start = page.locator(".letter", has_text=letter).bounding_box()
+    end = target.bounding_box()
+    page.mouse.move(start["x"] + 10, start["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(end["x"] + end["width"] / 2, end["y"] + end["height"] / 2, steps=8)
+    page.mouse.up()
+
+
+def saved(page: Page) -> None:
+    expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
+
+
+def test_ranks_by_mouse_have_ties_and_are_saved(begin, submit):
+    page = begin("lea")
+    page.locator(".shelves").scroll_into_view_if_needed()
+    drag(page, "C", "Rank 1")
+    drag(page, "A", "Rank 2")
+    drag(page, "B", "Rank 2")
+    drag(page, "D", "Rank 4")
+    assert ranks(page) == ["2", "2", "1", "4"]
+    expect(page.locator("#said")).to_have_text("Output D, rank 4")
+    drag(page, "D", "To be ranked")
+    assert ranks(page) == ["2", "2", "1", None]
+    expect(page.locator("#said")).to_have_text("Output D, to be ranked")
+    drag(page, "D", "Rank 2")
+    expect(page.locator("#said")).to_have_text("Output D, rank 2, tied with A, B")
+    saved(page)
+    page.reload()
+    assert ranks(page) == ["2", "2", "1", "2"] and shelf_of(page, "D") == "Rank 2"
+    submit(page)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("[name='ranks.2']:checked")).to_have_value("1")
+    assert ranks(page) == ["2", "2", "1", "2"]
+
+
+def test_a_card_follows_the_radio_buttons(begin):
+    page = begin("lea")
+    page.locator("[name='ranks.0'][value='3']").check()
+    assert shelf_of(page, "A") == "Rank 3"
+    # Without moving far it is a click, and nothing is dropped outside the shelves.
+    page.locator(".letter", has_text="A").click()
+    assert shelf_of(page, "A") == "Rank 3"
+    box = page.locator(".letter", has_text="A").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(5, 5, steps=5)
+    page.mouse.up()
+    assert shelf_of(page, "A") == "Rank 3"
+
+
+def test_a_strict_answer_by_keyboard_alone(begin, submit):
+    page = begin("leo", "strict")
+    press = page.keyboard.press
+    for _ in range(60):
+        if page.evaluate("document.activeElement.name === 'ranks.0'"):
+            break
+        press("Tab")
+    for _ in range(4):
+        press("Space")  # the first rank
+        press("Tab")  # to the ratings
+        for _ in range(4):
+            press("ArrowRight")
+        assert page.evaluate("document.activeElement.value") in ("4", "5")
+        press("Tab")  # the summary of the questions
+        press("Tab")
+        assert page.evaluate("document.activeElement.textContent").startswith("No to all")
+        press("Enter")
+        while not page.evaluate("document.activeElement.matches('textarea')"):
+            press("Tab")
+        press("Tab")
+    assert page.evaluate("document.activeElement.className") == "rank-card"
+    press("ArrowDown")  # A from rank 1 to 2
+    assert ranks(page) == ["2", "1", "1", "1"]
+    press("Shift+Tab")  # the last of those on the shelf above
+    press("4")
+    assert ranks(page) == ["2", "1", "1", "4"]
+    assert page.evaluate("document.activeElement.textContent").startswith("D")
+    submit(page, "Control+Enter")
+
+
+def test_number_keys_are_off_until_they_are_asked_for(begin):
+    page = begin("leo")
+    page.locator(".output").first.focus()
+    page.keyboard.press("3")
+    assert ranks(page) == [None] * 4
+    page.get_by_label("rank", exact=True).check()
+    page.locator(".output").first.focus()
+    for key in "3jj1k2":
+        page.keyboard.press(key)
+    assert ranks(page) == ["3", "2", "1", None]
+
+
+def test_a_finger_scrolls_and_ranks_only_by_the_letter(begin):
+    page = begin("liv", **PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    finger = page.context.new_cdp_session(page)
+
+    def swipe(start, end):
+        points = [
+            (start[0] + (end[0] - start[0]) * n / 8, start[1] + (end[1] - start[1]) * n / 8)
+            for n in range(9)
+        ]
+        for number, (x, y) in enumerate(points):
+            kind = "touchMove" if number else "touchStart"
+            touch = {"type": kind, "touchPoints": [{"x": x, "y": y}]}
+            finger.send("Input.dispatchTouchEvent", touch)
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def middle(locator):
+        box = locator.bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    page.evaluate("document.querySelector('.shelves').scrollIntoView({block: 'start'})")
+    excerpt = page.locator(".rank-card .excerpt").first
+    target = middle(page.locator(".shelf", has_text="Rank 1"))
+    swipe(middle(excerpt), target)
+    assert ranks(page) == [None] * 4
+    page.evaluate("document.querySelector('.shelves').scrollIntoView({block: 'start'})")
+    time.sleep(0.3)  # the page may still roll on
+    swipe(
+        middle(page.locator(".letter", has_text="A")),
+        middle(page.locator(".shelf", has_text="Rank 1")),
+    )
+    assert ranks(page) == ["1", None, None, None]
+    saved(page)
+
+
+def test_nothing_is_lost_when_the_network_goes(begin):
+    page = begin("leo", "strict")
+    page.context.set_offline(True)
+    for place in range(4):
+        page.locator(f"[name='ranks.{place}'][value='{min(place + 1, 3)}']").check()
+        page.locator(f"[name='ratings.{place}'][value='{6 - place}']").check()
+    page.get_by_role("button", name="No to all that are not answered").first.click()
+    note = page.get_by_label("Notes on the whole (optional)")
+    note.fill("written in a tunnel")
+    expect(page.locator("#saved")).to_contain_text("Not saved: no connection")
+    page.get_by_role("button", name="Skip").click()
+    expect(page.locator("#saved")).to_contain_text("Not sent.")
+    expect(note).to_have_value("written in a tunnel")
+    page.context.set_offline(False)
+    saved(page)
+    page.reload()
+    expect(page.get_by_label("Notes on the whole (optional)")).to_have_value("written in a tunnel")
+    assert ranks(page) == ["1", "2", "3", "3"]
+    answered = page.locator(".output").first.locator(".yes-no input:checked")
+    expect(answered).to_have_count(len(METADATA_FIELDS))
