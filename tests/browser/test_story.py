@@ -166,12 +166,10 @@ def small_model(tmp_path, tiny_model):
 
 def set_up(page: Page) -> dict[str, str]:
     """Ada's part: a project with work in it; the links for those she invites."""
-    page.get_by_label("Name").fill("Helpful answers")
-    page.get_by_label("Guidelines for labelers").fill("Be kind.")
-    page.get_by_label("Tasks that several labelers do").fill("100")
-    page.get_by_label("Labelers of such a task").fill("2")
-    page.get_by_label("Gold tasks").fill("0")
-    page.get_by_label("Constant tasks").fill("0")
+    fields = {"name": "Helpful answers", "guideline": "Be kind."}
+    fields |= {"overlap_percent": "100", "overlap_n": "2", "gold_percent": "0"}
+    for name, value in (fields | {"drift_percent": "0"}).items():
+        page.locator(f"#{name}").fill(value)
     page.get_by_role("button", name="Make the project").click()
     upload(page, lines({"id": "hello", "text": "Say hello."}), "prompts")
     expect(page.get_by_text("1 prompts were read, 1 tasks were made.")).to_be_visible()
