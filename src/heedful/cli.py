@@ -7,6 +7,7 @@ SIGTERM. Errors come without a traceback unless --debug is given.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -25,7 +26,10 @@ PROFILED = (*TRAINING, "sample")
 # What heed label does beside ranking in simulation: the service for people.
 SERVICE = ("init", "serve", "invite", "export", "stats")
 # The words that take no value where settings are given as --section.key=value.
-FLAGS = ("dry-run", "resume", "restart", "overwrite", "profile", "debug", "help", "version")
+FLAGS = (
+    *("dry-run", "resume", "restart", "overwrite", "rescore"),
+    *("profile", "debug", "help", "version"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,7 +170,10 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
         description=f"{command.help}. Settings come from a TOML file and --section.key=value "
         f"overrides; docs/config.md lists them under {command.config}.",
     )
-    step.add_argument("config", nargs="?", help="TOML file of settings")
+    what = (
+        "suites (bias,toxicity), preference, tax RUN..., or a TOML file" if name == "eval" else ""
+    )
+    step.add_argument("config", nargs="?", help=what or "TOML file of settings")
     step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
     step.add_argument("--resume", action="store_true", help="go on from the newest training state")
     step.add_argument(
@@ -266,7 +273,46 @@ def _variables(rest: list[str]) -> dict[str, Any]:
 def _step(options: argparse.Namespace, rest: list[str]) -> int:
     from heedful.commands.step import run_step
 
+    if options.command == "eval" and options.config in ("preference", "tax"):
+        options.command, options.config = options.config, None
+        rest = _tax_words(rest) if options.command == "tax" else rest
+    elif options.command == "eval":
+        options.config, rest = _eval_words(options.config, rest)
     return run_step(options, *_settings(options.config, rest))
+
+
+def _eval_words(first: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
+    """(file of settings, overrides) of heed eval, whose suites and models have words of their own.
+
+    "heed eval bias,toxicity --model DIR": a model is called after its directory, and after the run
+    that it is of where the directory is called model.
+    """
+    words: list[str] = []
+    if first is not None and not first.endswith(".toml"):
+        words, first = [f"--suites={first.split(',')}"], None
+    names: dict[str, int] = {}
+    for word in rest:
+        key, _, value = word.partition("=")
+        if key == "--model":
+            path = Path(value)
+            name = path.parent.name if path.name == "model" else path.name
+            names[name] = names.get(name, 0) + 1
+            number = "" if names[name] == 1 else f"-{names[name]}"
+            words.append(f"--models.{name.replace('.', '_')}{number}={value}")
+        else:
+            words.append("--rescore=true" if word == "--rescore" else word)
+    return first, words
+
+
+def _tax_words(rest: list[str]) -> list[str]:
+    """The overrides of heed eval tax RUN...: without a run_dir they go among the first's stages."""
+    runs = [word for word in rest if not word.startswith("--") and not word.endswith(".toml")]
+    others = [word for word in rest if word not in runs]
+    if runs:
+        others.append(f"--runs={json.dumps(runs)}")
+        if not any(word.startswith("--run_dir=") for word in others):
+            others.append(f"--run_dir={Path(runs[0]) / 'stages' / 'tax'}")
+    return others
 
 
 def _settings(path: str | None, rest: list[str]) -> tuple[str | None, list[str]]:

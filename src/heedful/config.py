@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from heedful.config_evaluation import JudgeConfig, PreferenceConfig, TaxConfig
 from heedful.config_file import (
     ONE_OR_MORE,
     Comparisons,
+    Compute,
     Demonstrations,
     File,
     Folder,
@@ -36,6 +38,7 @@ from heedful.config_file import (
     read_toml,
 )
 from heedful.config_loop import (
+    EvalConfig,
     EvaluateConfig,
     LabelConfig,
     ReportConfig,
@@ -47,13 +50,16 @@ from heedful.config_loop import (
 __all__ = [
     "PPO",
     "Compute",
+    "EvalConfig",
     "EvaluateConfig",
+    "JudgeConfig",
     "LabelConfig",
     "Log",
     "Lora",
     "MeasureConfig",
     "Optim",
     "PPOConfig",
+    "PreferenceConfig",
     "PrefixConfig",
     "PretrainConfig",
     "ReportConfig",
@@ -68,6 +74,7 @@ __all__ = [
     "SnapshotConfig",
     "SnapshotData",
     "SummarizeConfig",
+    "TaxConfig",
     "TextData",
     "TokenizerConfig",
     "changed_settings",
@@ -77,17 +84,6 @@ __all__ = [
     "make_config",
     "read_toml",
 ]
-
-
-class Compute(Section):
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute dtype of the model; weights keep an fp32 master copy in training (paper section 3:
-    fp16 with fp32 masters). "auto" takes bfloat16 where this processor is fast at it."""
-    threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0 uses all cores."""
-    tokens_per_microbatch: Positive = 8192
-    """Real tokens in one forward and backward pass; a batch is cut into as many as it needs. Bounds
-    memory, never changes the result."""
 
 
 class Optim(Section):
