@@ -297,7 +297,7 @@ def _eval_words(first: str | None, rest: list[str]) -> tuple[str | None, list[st
             path = Path(value)
             name = path.parent.name if path.name == "model" else path.name
             names[name] = names.get(name, 0) + 1
-            number = "" if names[name] == 1 else f"-{names[name]}"
+            number = "" if names[name] == 1 else f"_{names[name]}"
             words.append(f"--models.{name.replace('.', '_')}{number}={value}")
         else:
             words.append("--rescore=true" if word == "--rescore" else word)

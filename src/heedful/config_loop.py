@@ -127,7 +127,7 @@ class EvalConfig(Section):
     """Directory to write; eval/<suite>.jsonl and eval/<suite>.json in it. What is there is kept:
     the same command goes on where it stopped, and more models, tasks or items are added."""
     suites: Texts = ("all",)
-    """truthfulness, toxicity, bias, closed_domain, nlp or all."""
+    """truthfulness, toxicity, bias, nlp or all."""
     tasks: Texts = ()
     """Only these tasks of the suites; empty takes all."""
     models: dict[str, LanguageModel] = Field(default={})

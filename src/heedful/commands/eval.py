@@ -14,7 +14,7 @@ from heedful.commands.train import begin
 from heedful.config import EvalConfig
 from heedful.errors import ConfigError, DataError
 from heedful.evaluation.answering import Request, answers, context_of, encode_items, num_tokens
-from heedful.evaluation.items import Item, Row, Task, chosen, locate
+from heedful.evaluation.items import Item, MissingData, Row, Task, chosen, locate
 from heedful.evaluation.suite import (
     SUITES,
     Graders,
@@ -65,7 +65,8 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
 
     graders, scorers = load_graders(config, [task for job in jobs for task in job.tasks])
     if config.rescore:
-        _rescore(jobs, graders)
+        for job in jobs:
+            _rescore(job, graders)
     else:
         for job in jobs:
             _require_same(config, job)
@@ -88,29 +89,32 @@ def forget(config: EvalConfig) -> None:
 
 
 def _jobs(config: EvalConfig, run_dir: Path) -> list[Job]:
-    """The suites with the items of their tasks; DataError lists every file that is missing."""
+    """The suites with the items of their tasks.
+
+    A task whose file is missing is left out and said; DataError where it was asked for by name, or
+    where no task is left.
+    """
     tasks = find_tasks(find_suites(config.suites), config.tasks)
-    paths: dict[str, list[Path]] = {}
-    missing: list[str] = []
-    for task in (task for part in tasks.values() for task in part):
-        try:
-            paths[task.name] = locate(task, Path(config.data))
-        except DataError as error:
-            missing.append(str(error))
-    if missing and not config.rescore:
-        there = f"; the files of {', '.join(paths)} are there (--tasks=NAME)" if paths else ""
-        raise DataError("\n  ".join([f"files are missing{there}:", *missing]))
-    jobs = []
+    jobs, missing = [], []
     for name, part in tasks.items():
         path = run_dir / EVAL_DIR / f"{name}.jsonl"
-        items = {} if config.rescore else {t.name: _items(t, paths[t.name], config) for t in part}
-        job = Job(SUITES[name], items or {t.name: [] for t in part}, path, read_results(path), {})
-        jobs.append(job)
+        items: dict[str, list[Item]] = {}
+        for task in part:
+            try:
+                items[task.name] = [] if config.rescore else _items(task, config, config.shots)
+            except MissingData as error:
+                missing.append(str(error))
+        if items:
+            jobs.append(Job(SUITES[name], items, path, read_results(path), {}))
+    if missing and (config.tasks or not jobs):
+        raise DataError("\n  ".join(["files are missing:", *missing]))
+    for line in missing:
+        print(f"left out: {line}", file=sys.stderr)
     return jobs
 
 
-def _items(task: Task, paths: Sequence[Path], config: EvalConfig) -> list[Item]:
-    return chosen(task, paths, config.limit, config.shots)
+def _items(task: Task, config: EvalConfig, shots: int) -> list[Item]:
+    return chosen(task, locate(task, Path(config.data)), config.limit, shots)
 
 
 def _ask_all(
@@ -206,9 +210,8 @@ def _require_shots(
 ) -> None:
     """Raises DataError where items fit with fewer shots that do not fit with these."""
     fit = {config.shots: num_fitting}
-    paths = locate(task, Path(config.data))
     for shots in range(config.shots - 1, -1, -1):
-        items = chosen(task, paths, config.limit, shots)
+        items = _items(task, config, shots)
         requests = encode_items(items, tokenizer, template)
         pairs = zip(items, requests, strict=True)
         fit[shots] = sum(num_tokens(item, request) <= context for item, request in pairs)
@@ -221,18 +224,16 @@ def _require_shots(
         )
 
 
-def _rescore(jobs: Sequence[Job], graders: Graders) -> None:
-    for job in jobs:
-        if not job.rows:
-            raise DataError(f"{job.path} has no rows to score again: run heed eval first")
-        tasks = {task.name: task for task in job.tasks}
-        scored: dict[int, Row] = {}
-        for name, task in tasks.items():
-            places = [i for i, row in enumerate(job.rows) if row["task"] == name]
-            rows = score_rows(task, [job.rows[i] for i in places], graders)
-            scored |= dict(zip(places, rows, strict=True))
-        job.rows = [scored.get(i, row) for i, row in enumerate(job.rows)]
-        write_results(job.path, job.rows)
+def _rescore(job: Job, graders: Graders) -> None:
+    """Scores the rows of the tasks that are asked for again, in their places."""
+    if not job.rows:
+        raise DataError(f"{job.path} has no rows to score again: run heed eval first")
+    for task in job.tasks:
+        places = [i for i, row in enumerate(job.rows) if row["task"] == task.name]
+        scored = score_rows(task, [job.rows[i] for i in places], graders)
+        for i, row in zip(places, scored, strict=True):
+            job.rows[i] = row
+    write_results(job.path, job.rows)
 
 
 def _require_same(config: EvalConfig, job: Job) -> None:

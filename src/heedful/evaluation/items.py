@@ -52,6 +52,7 @@ class DataFile(NamedTuple):
     name: str
     source: str
     licence: str
+    also: tuple[str, ...] = ()  # other files of the same form that are read in its place
 
 
 class Metric(NamedTuple):
@@ -75,26 +76,31 @@ class Task(NamedTuple):
     at_most: int | None = None  # items where no limit is given
 
 
+class MissingData(DataError, FileNotFoundError):
+    """A published file is not there; the message says where to get it, and its licence."""
+
+
 def locate(task: Task, data: Path) -> list[Path]:
-    """The paths of a task's files; DataError says of each missing one where to get it."""
+    """The paths of a task's files; MissingData says of each missing one where to get it."""
     found, missing = [], []
     for file in task.files:
         try:
             found.append(find_file(file, data))
-        except DataError as error:
-            missing.append(f"{task.name}: {error}")
+        except MissingData as error:
+            missing.append(str(error))
     if missing:
-        raise DataError("\n  ".join(missing))
+        raise MissingData(f"{task.name}: {'; '.join(missing)}")
     return found
 
 
 def find_file(file: DataFile, data: Path) -> Path:
     """The path of a file, in ``data`` or in its folder eval, gzipped or not."""
-    for name in (file.name, f"eval/{file.name}"):
+    for name in (file.name, *file.also):
         for path in (data / name, data / f"{name}.gz"):
-            if path.is_file():
-                return path
-    raise DataError(
+            for place in (path, data / "eval" / path.relative_to(data)):
+                if place.is_file():
+                    return place
+    raise MissingData(
         f"{data / file.name} (or .gz) is missing: get it from {file.source} (licence: "
         f"{file.licence})"
     )

@@ -19,6 +19,7 @@ import numpy as np
 from heedful.errors import ConfigError, DataError, EvaluationError
 from heedful.evaluation.bias import BIAS_TASKS
 from heedful.evaluation.items import Item, Metric, Row, Task
+from heedful.evaluation.nlp import NLP_TASKS
 from heedful.evaluation.toxicity import TOXICITY_TASKS, Scorer
 from heedful.evaluation.truthfulness import TRUTHFULNESS_TASKS
 from heedful.metrics import replacing
@@ -41,6 +42,7 @@ SUITES = {
         Suite("truthfulness", 1, TRUTHFULNESS_TASKS),
         Suite("toxicity", 1, TOXICITY_TASKS),
         Suite("bias", 1, BIAS_TASKS),
+        Suite("nlp", 1, NLP_TASKS),
     )
 }
 # Judges of written answers: the probability of "yes" to each (question, answer), None without one.
