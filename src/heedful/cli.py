@@ -284,23 +284,27 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
 def _eval_words(first: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
     """(file of settings, overrides) of heed eval, whose suites and models have words of their own.
 
-    "heed eval bias,toxicity --model DIR": a model is called after its directory, and after the run
-    that it is of where the directory is called model.
+    "heed eval bias,toxicity --model SFT=DIR": without a name a model is called after its directory,
+    and after the run that it is of where the directory is called model.
     """
     words: list[str] = []
     if first is not None and not first.endswith(".toml"):
-        words, first = [f"--suites={first.split(',')}"], None
-    names: dict[str, int] = {}
+        words, first = [f"--suites={json.dumps(first.split(','))}"], None
+    models: dict[str, str] = {}
     for word in rest:
         key, _, value = word.partition("=")
         if key == "--model":
-            path = Path(value)
-            name = path.parent.name if path.name == "model" else path.name
-            names[name] = names.get(name, 0) + 1
-            number = "" if names[name] == 1 else f"_{names[name]}"
-            words.append(f"--models.{name.replace('.', '_')}{number}={value}")
+            name, _, path = value.rpartition("=")
+            place = Path(path)
+            name = name or (place.parent.name if place.name == "model" else place.name)
+            if name in models:
+                raise ConfigError(f"two models are called {name!r}: give --model NAME=DIR")
+            models[name] = path
         else:
             words.append("--rescore=true" if word == "--rescore" else word)
+    if models:
+        pairs = (f"{json.dumps(name)} = {json.dumps(path)}" for name, path in models.items())
+        words.append(f"--models={{ {', '.join(pairs)} }}")
     return first, words
 
 

@@ -148,13 +148,15 @@ def test_what_fits_no_context_is_left_out_and_said(place, tmp_path, capsys):
 
 
 def test_the_words_of_the_command():
-    words = ["--model=runs/a/sft/model", "--model=base", "--model=x/base", "--limit=5", "--rescore"]
-    path, overrides = _eval_words("bias,nlp", words)
+    words = ["--model=runs/a/sft/model", "--model=base", "--model=PPO-ptx=x y", "--limit=5"]
+    path, overrides = _eval_words("bias,nlp", [*words, "--rescore"])
     config = load_config(EvalConfig, path, [word[2:] for word in overrides] + ["data=d"])
     assert config.suites == ("bias", "nlp")
-    assert config.models == {"sft": "runs/a/sft/model", "base": "base", "base_2": "x/base"}
+    assert config.models == {"sft": "runs/a/sft/model", "base": "base", "PPO-ptx": "x y"}
     assert config.limit == 5 and config.rescore
     assert _eval_words("eval.toml", []) == ("eval.toml", [])
+    with pytest.raises(ConfigError, match="two models are called 'base': give --model NAME=DIR"):
+        _eval_words("bias", ["--model=base", "--model=x/base"])
 
 
 def test_the_command_from_a_terminal(place, tmp_path, capsys):

@@ -98,7 +98,7 @@ def _needed(config: Any) -> Iterator[tuple[str, str]]:
     if name in ("SampleConfig", "MeasureConfig"):
         yield "models", """give --models='[{ name = "NAME", path = "DIR" }]'"""
     if name == "EvalConfig" and not config.rescore:
-        yield "models", "give --model=DIR, or --models.NAME=DIR for each of several"
+        yield "models", "give --model DIR, or --model NAME=DIR for each of several"
     if name == "MeasureConfig":
         yield "text", "give files of held-out text, such as --text=FILE"
     if name == "SFTConfig" and config.pretraining_mix > 0:

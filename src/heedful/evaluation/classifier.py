@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from heedful.data.template import encode_text
+from heedful.data.template import TEMPLATE_FILE, Template, encode_text
 from heedful.errors import ModelError
 from heedful.evaluation.answering import Request, choice_logprobs
 from heedful.evaluation.suite import Judge
@@ -78,16 +78,23 @@ def toxic_place(labels: dict[int, str], label: str | None, path: str) -> int:
 def load_judge(path: str, question: str, dtype: torch.dtype, max_tokens: int) -> Judge:
     """A judge of written answers: the probability of " yes" against " no" by a causal LM.
 
-    It was trained on texts of three lines, "Q: ..", "A: .." and ``question``: "True:" or
-    "Helpful:".
+    It was trained on prompts of three lines, "Q: ..", "A: .." and ``question`` with a colon
+    ("True:", "Helpful:"); in its own template if heedful trained it, else as they are.
     """
     tokenizer = load_tokenizer(path)
     model = load_language_model(path, dtype)
+    template = None
+    if (Path(path) / TEMPLATE_FILE).is_file():
+        template = Template.load(Path(path), tokenizer)
     options = [tokenizer.encode(word, add_special_tokens=False) for word in (" yes", " no")]
 
     def judge(answers: Sequence[tuple[str, str]]) -> list[float]:
         texts = [f"Q: {asked}\nA: {said}\n{question}:" for asked, said in answers]
-        requests = [Request(encode_text(tokenizer, text), options) for text in texts]
+        prompts = [
+            encode_text(tokenizer, text) if template is None else template.encode_prompt(text)
+            for text in texts
+        ]
+        requests = [Request(prompt, options) for prompt in prompts]
         pairs = torch.tensor(choice_logprobs(model, requests, max_tokens))
         return torch.softmax(pairs, dim=-1)[:, 0].tolist()
 
