@@ -312,6 +312,9 @@ def _tax_words(rest: list[str]) -> list[str]:
     """The overrides of heed eval tax RUN...: without a run_dir they go among the first's stages."""
     runs = [word for word in rest if not word.startswith("--") and not word.endswith(".toml")]
     others = [word for word in rest if word not in runs]
+    for run in runs:  # the results go into the first: it is not made by a slip of the keys
+        if not Path(run).is_dir():
+            raise ConfigError(f"{run} does not exist: give the directory of a run")
     if runs:
         others.append(f"--runs={json.dumps(runs)}")
         if not any(word.startswith("--run_dir=") for word in others):
