@@ -113,8 +113,30 @@ def test_rows_of_other_settings_or_models_are_not_mixed(place, tmp_path):
     assert {row["seed"] for row in lines(tmp_path / "eval" / "bias.jsonl")} == {5}
 
 
+def test_continuations_are_scored_by_one_scorer(place, tmp_path, capsys):
+    data = tmp_path / "data" / "toxicity"
+    data.mkdir(parents=True)
+    rows = [{"prompt": {"text": f"w{i} w9", "toxicity": i / 5}} for i in range(4)]
+    prompts = data / "real_toxicity_prompts_quark_val.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "list_of_naughty_and_bad_words.txt").write_text("darn\n")
+    asked = {"suites": ["toxicity"], "data": str(tmp_path / "data")}
+    run_eval(settings(place, tmp_path, **asked))
+    rows = lines(tmp_path / "eval" / "toxicity.jsonl")
+    assert len(rows) == 3 * 4
+    assert all(row["scores"] == {"toxicity": 0.0, "toxic": 0.0} for row in rows)
+    assert "toxicity by words: 1 where a text has a word of" in capsys.readouterr().out
+    path = tmp_path / "eval" / "toxicity.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"scored_by": {"toxicity": "the classifier x"}}))
+    with pytest.raises(ConfigError, match="scored by the classifier x, now it is by words"):
+        run_eval(settings(place, tmp_path, **asked))
+    run_eval(settings(place, tmp_path, rescore=True, **asked))
+    assert json.loads(path.read_text())["scored_by"]["toxicity"].startswith("words")
+
+
 def test_a_task_that_is_named_needs_its_file(place, tmp_path):
-    with pytest.raises(DataError, match=r"real_toxicity_prompts_quark_val.jsonl .* is missing"):
+    with pytest.raises(DataError, match=r"has no toxicity/real_toxicity_prompts_quark"):
         run_eval(settings(place, tmp_path, suites=["toxicity"]))
     with pytest.raises(DataError, match="winogender: "):
         run_eval(settings(place, tmp_path, tasks=["crows_pairs", "winogender"]))
@@ -123,7 +145,7 @@ def test_a_task_that_is_named_needs_its_file(place, tmp_path):
 def test_a_context_too_short_says_how_many_shots_fit(place, tmp_path, capsys):
     """The instruction has 19 words, a shot 9, the question 8, the answer at most 16 tokens."""
     asked = {"suites": ["nlp"], "tasks": ["squad_v2"]}
-    with pytest.raises(DataError, match=r"reads 64 tokens .* with at most 2: give --shots=2"):
+    with pytest.raises(DataError, match=r"3 shots 0 of 2 .* 2 3 of 3: give --shots=2"):
         run_eval(settings(place, tmp_path, shots=3, **asked))
     run_eval(settings(place, tmp_path, shots=2, **asked))
     rows = lines(tmp_path / "eval" / "nlp.jsonl")

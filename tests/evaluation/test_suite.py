@@ -68,7 +68,9 @@ def test_all_suites_and_some_tasks():
 
 
 def test_a_missing_file_says_where_to_get_it_and_its_licence(tmp_path):
-    with pytest.raises(MissingData, match=r"letters: .*names.jsonl .*example.org/names .*MIT"):
+    with pytest.raises(
+        MissingData, match=r"letters: .* no part/names.jsonl .*example.org/names .*MIT"
+    ):
         locate(TASK, tmp_path)
     (tmp_path / "eval" / "part").mkdir(parents=True)
     path = tmp_path / "eval" / "part" / "names.jsonl.gz"

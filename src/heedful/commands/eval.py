@@ -18,6 +18,7 @@ from heedful.evaluation.items import Item, MissingData, Row, Task, chosen, locat
 from heedful.evaluation.suite import (
     SUITES,
     Graders,
+    Measure,
     Suite,
     find_suites,
     find_tasks,
@@ -38,6 +39,8 @@ EVAL_DIR = "eval"
 ITEMS_PER_CALL = 256
 # Settings that decide what a model is asked: rows of other values do not stand in one file.
 ASKED_WITH = ("shots", "template", "temperature", "seed")
+# What scores the rows of a task, where it is not a rule.
+GRADED_BY = {"real_toxicity_prompts": ("toxicity",), "truthfulqa": ("truth", "informativeness")}
 
 
 @dataclass
@@ -69,14 +72,17 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
             _rescore(job, graders)
     else:
         for job in jobs:
-            _require_same(config, job)
-            _write_summary(config, job, scorers)
+            _require_same(config, job, scorers)
+            write_results(job.path, job.rows)  # without a line that a kill has cut
+            _write_summary(config, job, scorers, [])
         _ask_all(config, jobs, graders, progress)
     if not any(job.rows for job in jobs):
         raise DataError("no item fits the contexts of the models: there is nothing to measure")
     for job in jobs:
-        _write_summary(config, job, scorers)
-        print(f"\n{job.suite.name}\n{format_table(_measures(config, job))}", flush=True)
+        models = list(dict.fromkeys([*config.models, *(row["model"] for row in job.rows)]))
+        found = measures(job.suite.tasks, job.rows, models, seed=config.seed)
+        _write_summary(config, job, scorers, found)
+        print(f"\n{job.suite.name}\n{format_table(found)}", flush=True)
     for name, what in scorers.items():
         print(f"\n{name} by {what}", flush=True)
 
@@ -124,6 +130,10 @@ def _ask_all(
     total = len(config.models) * sum(len(items) for job in jobs for items in job.items.values())
     done = 0
     for name, path in config.models.items():
+        asked = {_key(i, name, t) for job in jobs for t in job.tasks for i in job.items[t.name]}
+        if asked <= {key_of(row) for job in jobs for row in job.rows}:
+            done += len(asked)
+            continue
         tokenizer = load_tokenizer(path)
         model = load_language_model(path, pick_dtype(config.compute.dtype))
         for job in jobs:
@@ -158,8 +168,6 @@ def _key(item: Item, model: str, task: Task) -> tuple[str, str, str, str]:
 
 
 def _append(job: Job, rows: Sequence[Row]) -> None:
-    if not job.rows or not job.path.exists():
-        write_results(job.path, job.rows)
     with job.path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     job.rows += rows
@@ -188,7 +196,7 @@ def _fitting(
     ]
     left_out = len(items) - len(kept)
     if left_out and task.takes_shots and config.shots:
-        _require_shots(config, task, path, tokenizer, template, context or 0, len(kept))
+        _require_shots(config, task, path, tokenizer, template, context or 0, len(kept), len(items))
     if left_out:
         job.left_out.setdefault(task.name, {})[name] = left_out
         print(
@@ -207,21 +215,21 @@ def _require_shots(
     template: Any,
     context: int,
     num_fitting: int,
+    num_items: int,
 ) -> None:
-    """Raises DataError where items fit with fewer shots that do not fit with these."""
-    fit = {config.shots: num_fitting}
+    """Raises DataError where a larger share of the items fits with fewer shots, saying how many."""
     for shots in range(config.shots - 1, -1, -1):
         items = _items(task, config, shots)
         requests = encode_items(items, tokenizer, template)
         pairs = zip(items, requests, strict=True)
-        fit[shots] = sum(num_tokens(item, request) <= context for item, request in pairs)
-    most = max(fit.values())
-    if most > num_fitting:
-        shots = max(number for number, count in fit.items() if count == most)
-        raise DataError(
-            f"{path} reads {context:,} tokens at a time; with {config.shots} shots {num_fitting:,} "
-            f"items of {task.name} fit, {most:,} with at most {shots}: give --shots={shots}"
-        )
+        num = sum(num_tokens(item, request) <= context for item, request in pairs)
+        # of the texts that are asked: fewer of them are where more are examples
+        if num * num_items > num_fitting * len(items):
+            raise DataError(
+                f"{path} reads {context:,} tokens at a time; with {config.shots} shots "
+                f"{num_fitting:,} of {num_items:,} items of {task.name} fit, with {shots} "
+                f"{num:,} of {len(items):,}: give --shots={shots}"
+            )
 
 
 def _rescore(job: Job, graders: Graders) -> None:
@@ -236,8 +244,8 @@ def _rescore(job: Job, graders: Graders) -> None:
     write_results(job.path, job.rows)
 
 
-def _require_same(config: EvalConfig, job: Job) -> None:
-    """Raises ConfigError where rows are there that were asked in another way."""
+def _require_same(config: EvalConfig, job: Job, scorers: dict[str, str]) -> None:
+    """Raises ConfigError where rows are there that were asked or scored in another way."""
     file = job.path.with_suffix(".json")
     if not job.rows or not file.is_file():
         return
@@ -260,6 +268,18 @@ def _require_same(config: EvalConfig, job: Job) -> None:
             f"{job.path} was made in another way ({'; '.join(changes)}): give another run_dir, or "
             "--restart to do it again in its place"
         )
+    for key, now in _scored_by(job, scorers).items():
+        old = before["scored_by"].get(key, now)
+        if old != now:
+            raise ConfigError(
+                f"{job.path} has rows whose {key} was scored by {old or 'nothing'}, now it is by "
+                f"{now or 'nothing'}: score them again with --rescore first"
+            )
+
+
+def _scored_by(job: Job, scorers: dict[str, str]) -> dict[str, str | None]:
+    keys = [key for name in job.items for key in GRADED_BY.get(name, ())]
+    return {key: scorers.get(key) for key in keys}
 
 
 def _made_with(config: EvalConfig, job: Job) -> dict[str, Any]:
@@ -273,24 +293,24 @@ def _model_mark(path: str) -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 
-def _measures(config: EvalConfig, job: Job) -> list[Any]:
-    models = list(dict.fromkeys([*config.models, *(row["model"] for row in job.rows)]))
-    return measures(job.tasks, job.rows, models, seed=config.seed)
-
-
-def _write_summary(config: EvalConfig, job: Job, scorers: dict[str, str]) -> None:
+def _write_summary(
+    config: EvalConfig, job: Job, scorers: dict[str, str], found: Sequence[Measure]
+) -> None:
     """eval/<suite>.json: how the suite was asked, of which models, and its measures."""
     file = job.path.with_suffix(".json")
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     marks = {name: _model_mark(path) for name, path in config.models.items()}
     made_with = before.get("made_with") if config.rescore else None
+    left_out = before.get("left_out", {})
+    for task, by_model in job.left_out.items():
+        left_out[task] = left_out.get(task, {}) | by_model
     summary = {
         "suite": job.suite.name,
         "made_with": made_with or _made_with(config, job),
         "models": before.get("models", {}) | marks,
-        "scored_by": scorers,
-        "left_out": before.get("left_out", {}) | job.left_out,
-        "measures": [measure.to_row() for measure in _measures(config, job)],
+        "scored_by": before.get("scored_by", {}) | _scored_by(job, scorers),
+        "left_out": left_out,
+        "measures": [measure.to_row() for measure in found],
     }
     with replacing(file) as partial:
         partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -52,11 +52,7 @@ BBQ_CATEGORIES = (
     "Sexual_orientation",
 )
 BBQ = tuple(
-    DataFile(
-        f"bbq/{category}.jsonl",
-        f"https://github.com/nyu-mll/BBQ (data/{category}.jsonl)",
-        "CC-BY-4.0",
-    )
+    DataFile(f"bbq/{category}.jsonl", "https://github.com/nyu-mll/BBQ (data/*.jsonl)", "CC-BY-4.0")
     for category in BBQ_CATEGORIES
 )
 

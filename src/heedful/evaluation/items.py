@@ -81,29 +81,35 @@ class MissingData(DataError, FileNotFoundError):
 
 
 def locate(task: Task, data: Path) -> list[Path]:
-    """The paths of a task's files; MissingData says of each missing one where to get it."""
-    found, missing = [], []
-    for file in task.files:
-        try:
-            found.append(find_file(file, data))
-        except MissingData as error:
-            missing.append(str(error))
+    """The paths of a task's files; MissingData says where to get those that are missing."""
+    found = [_found(file, data) for file in task.files]
+    missing = [file for file, path in zip(task.files, found, strict=True) if path is None]
     if missing:
-        raise MissingData(f"{task.name}: {'; '.join(missing)}")
-    return found
+        raise MissingData(f"{task.name}: {_where_to_get(missing, data)}")
+    return [path for path in found if path is not None]
 
 
 def find_file(file: DataFile, data: Path) -> Path:
     """The path of a file, in ``data`` or in its folder eval, gzipped or not."""
+    path = _found(file, data)
+    if path is None:
+        raise MissingData(_where_to_get([file], data))
+    return path
+
+
+def _found(file: DataFile, data: Path) -> Path | None:
     for name in (file.name, *file.also):
         for path in (data / name, data / f"{name}.gz"):
             for place in (path, data / "eval" / path.relative_to(data)):
                 if place.is_file():
                     return place
-    raise MissingData(
-        f"{data / file.name} (or .gz) is missing: get it from {file.source} (licence: "
-        f"{file.licence})"
-    )
+    return None
+
+
+def _where_to_get(files: Sequence[DataFile], data: Path) -> str:
+    names = ", ".join(file.name for file in files)
+    sources = dict.fromkeys(f"{file.source} (licence: {file.licence})" for file in files)
+    return f"{data} has no {names} (or .gz): get it from {', '.join(sources)}"
 
 
 def chosen(task: Task, paths: Sequence[Path], limit: int | None, shots: int) -> list[Item]:

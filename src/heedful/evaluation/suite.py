@@ -222,7 +222,9 @@ def columns_of(rows: Mapping[str, Row], metric: Metric) -> Columns:
             ids.append(name)
             clusters.append(row["cluster"])
             values.append([np.nan if score is None else score for score in scores])
-    return Columns(ids, clusters, np.array(values, dtype=float).reshape(len(ids), -1))
+    return Columns(
+        ids, clusters, np.array(values, dtype=float).reshape(len(ids), len(metric.columns))
+    )
 
 
 def interval_of(values: Floats, clusters: Sequence[str], metric: Metric, seed: int) -> Interval:
