@@ -27,7 +27,6 @@ ROOT = measure.HERE.parent
 PEER = "lm_eval>=0.4.9,<0.5"
 TOLERANCE = 1e-4
 BATCH_SIZES = (16, 64)  # of the harness; its faster one counts
-TASKS = ("crows_pairs", "winogender", "truthfulqa_mc1", "truthfulqa_mc2")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             theirs = run(python, "peer_eval.py", task | {"batch_size": size}, options, name)
             rows.append({"side": "lm-eval", "variant": f"batches of {size}", **theirs})
     found = compared(rows)
-    report = written(rows, found, options)
+    report = written(found, options)
     (options.out / "results.md").write_text(report, encoding="utf-8")
     results = {"machine": measure.machine(), "threads": options.threads, **found}
     (options.out / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
