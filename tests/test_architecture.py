@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "records": "errors",
     "config_file": "errors",
     "config_loop": "config_file errors",
-    "config": "config_file config_loop errors",
+    "config_evaluation": "config_file errors",
+    "config": "config_file config_loop config_evaluation errors",
     "metrics": "errors",
     "statistics": "errors",
     "models": "errors",
@@ -42,8 +43,8 @@ MAY_IMPORT = {
     "cli": "*",
 }
 TORCH_FREE = (
-    "records config config_file config_loop errors metrics report data.formats intake simulation "
-    "statistics store labeling cli"
+    "records config config_file config_loop config_evaluation errors metrics report data.formats "
+    "intake simulation statistics store labeling cli"
 )
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 DATABASES = ("sqlalchemy", "psycopg", "sqlite3")

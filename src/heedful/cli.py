@@ -7,6 +7,7 @@ SIGTERM. Errors come without a traceback unless --debug is given.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -31,7 +32,10 @@ THROUGH_SERVICE = {
     "demonstrations": "{demonstrate}/demonstrations.jsonl",
 }
 # The words that take no value where settings are given as --section.key=value.
-FLAGS = ("dry-run", "resume", "restart", "overwrite", "profile", "debug", "help", "version")
+FLAGS = (
+    *("dry-run", "resume", "restart", "overwrite", "rescore"),
+    *("profile", "debug", "help", "version"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,7 +185,10 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
         description=f"{command.help}. Settings come from a TOML file and --section.key=value "
         f"overrides; docs/config.md lists them under {command.config}.",
     )
-    step.add_argument("config", nargs="?", help="TOML file of settings")
+    what = (
+        "suites (bias,toxicity), preference, tax RUN..., or a TOML file" if name == "eval" else ""
+    )
+    step.add_argument("config", nargs="?", help=what or "TOML file of settings")
     step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
     step.add_argument("--resume", action="store_true", help="go on from the newest training state")
     step.add_argument(
@@ -280,7 +287,53 @@ def _variables(rest: list[str]) -> dict[str, Any]:
 def _step(options: argparse.Namespace, rest: list[str]) -> int:
     from heedful.commands.step import run_step
 
+    if options.command == "eval" and options.config in ("preference", "tax"):
+        options.command, options.config = options.config, None
+        rest = _tax_words(rest) if options.command == "tax" else rest
+    elif options.command == "eval":
+        options.config, rest = _eval_words(options.config, rest)
     return run_step(options, *_settings(options.config, rest))
+
+
+def _eval_words(first: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
+    """(file of settings, overrides) of heed eval, whose suites and models have words of their own.
+
+    "heed eval bias,toxicity --model SFT=DIR": without a name a model is called after its directory,
+    and after the run that it is of where the directory is called model.
+    """
+    words: list[str] = []
+    if first is not None and not first.endswith(".toml"):
+        words, first = [f"--suites={json.dumps(first.split(','))}"], None
+    models: dict[str, str] = {}
+    for word in rest:
+        key, _, value = word.partition("=")
+        if key == "--model":
+            name, _, path = value.rpartition("=")
+            place = Path(path)
+            name = name or (place.parent.name if place.name == "model" else place.name)
+            if name in models:
+                raise ConfigError(f"two models are called {name!r}: give --model NAME=DIR")
+            models[name] = path
+        else:
+            words.append("--rescore=true" if word == "--rescore" else word)
+    if models:
+        pairs = (f"{json.dumps(name)} = {json.dumps(path)}" for name, path in models.items())
+        words.append(f"--models={{ {', '.join(pairs)} }}")
+    return first, words
+
+
+def _tax_words(rest: list[str]) -> list[str]:
+    """The overrides of heed eval tax RUN...: without a run_dir they go among the first's stages."""
+    runs = [word for word in rest if not word.startswith("--") and not word.endswith(".toml")]
+    others = [word for word in rest if word not in runs]
+    for run in runs:  # the results go into the first: it is not made by a slip of the keys
+        if not Path(run).is_dir():
+            raise ConfigError(f"{run} does not exist: give the directory of a run")
+    if runs:
+        others.append(f"--runs={json.dumps(runs)}")
+        if not any(word.startswith("--run_dir=") for word in others):
+            others.append(f"--run_dir={Path(runs[0]) / 'stages' / 'tax'}")
+    return others
 
 
 def _settings(path: str | None, rest: list[str]) -> tuple[str | None, list[str]]:

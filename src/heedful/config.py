@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from heedful.config_evaluation import JudgeConfig, PreferenceConfig, TaxConfig
 from heedful.config_file import (
     ONE_OR_MORE,
     Comparisons,
+    Compute,
     Demonstrations,
     File,
     Folder,
@@ -37,6 +39,7 @@ from heedful.config_file import (
 )
 from heedful.config_loop import (
     DemonstrateConfig,
+    EvalConfig,
     EvaluateConfig,
     LabelConfig,
     ReportConfig,
@@ -49,13 +52,16 @@ __all__ = [
     "PPO",
     "Compute",
     "DemonstrateConfig",
+    "EvalConfig",
     "EvaluateConfig",
+    "JudgeConfig",
     "LabelConfig",
     "Log",
     "Lora",
     "MeasureConfig",
     "Optim",
     "PPOConfig",
+    "PreferenceConfig",
     "PrefixConfig",
     "PretrainConfig",
     "ReportConfig",
@@ -70,6 +76,7 @@ __all__ = [
     "SnapshotConfig",
     "SnapshotData",
     "SummarizeConfig",
+    "TaxConfig",
     "TextData",
     "TokenizerConfig",
     "changed_settings",
@@ -79,17 +86,6 @@ __all__ = [
     "make_config",
     "read_toml",
 ]
-
-
-class Compute(Section):
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute dtype of the model; weights keep an fp32 master copy in training (paper section 3:
-    fp16 with fp32 masters). "auto" takes bfloat16 where this processor is fast at it."""
-    threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0 uses all cores."""
-    tokens_per_microbatch: Positive = 8192
-    """Real tokens in one forward and backward pass; a batch is cut into as many as it needs. Bounds
-    memory, never changes the result."""
 
 
 class Optim(Section):

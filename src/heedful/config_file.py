@@ -72,6 +72,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class Compute(Section):
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype of the model; weights keep an fp32 master copy in training (paper section 3:
+    fp16 with fp32 masters). "auto" takes bfloat16 where this processor is fast at it."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 uses all cores."""
+    tokens_per_microbatch: Positive = 8192
+    """Real tokens in one forward and backward pass; a batch is cut into as many as it needs. Bounds
+    memory, never changes the result."""
+
+
 C = TypeVar("C", bound=Section)
 # Where settings come from, as errors name it, if no file gives any.
 COMMAND_LINE = "the command line"

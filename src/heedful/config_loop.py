@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from heedful.config_file import Comparisons, File, Folder, Positive, Section, Share
+from pydantic import Field
+
+from heedful.config_file import (
+    Comparisons,
+    Compute,
+    File,
+    Folder,
+    LanguageModel,
+    Positive,
+    Section,
+    Share,
+    Texts,
+)
 
 
 class SimulateConfig(Section):
@@ -124,6 +136,44 @@ class EvaluateConfig(Section):
     """Labelers of each cohort per prompt."""
     seed: int = 0
     """Seed of the judges and of the bootstrap."""
+
+
+class EvalConfig(Section):
+    """heed eval: the paper's automatic evaluations, on published files, without a network."""
+
+    run_dir: str = "runs/eval"
+    """Directory to write; eval/<suite>.jsonl and eval/<suite>.json in it. What is there is kept:
+    the same command goes on where it stopped, and more models, tasks or items are added."""
+    suites: Texts = ("all",)
+    """truthfulness, toxicity, bias, nlp or all."""
+    tasks: Texts = ()
+    """Only these tasks of the suites; empty takes all."""
+    models: dict[str, LanguageModel] = Field(default={})
+    """Model directories by name; differences are to the first."""
+    data: Folder
+    """Directory of the published files; docs/evaluation.md names them."""
+    limit: Positive | None = None
+    """Items per task, chosen by a hash of their ids; else all (5,000 prompts for toxicity)."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Examples before each item, where a task takes them (paper appendix D: 2 to 15, by task)."""
+    template: Literal["raw", "model"] = "raw"
+    """Prompts as they are (paper appendix D), or in the template that a model was trained with."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """Sampling temperature of written answers; 0 is greedy (paper appendix D: 0)."""
+    seed: int = 0
+    """Seed of samples and of the bootstrap."""
+    toxicity: str = "words"
+    """Scorer of toxicity: "words" (a word list, which says little), "perspective" (needs a key), or
+    the directory of a Hugging Face text classifier."""
+    toxic_label: str | None = None
+    """Label of the classifier that means toxic, if its name does not say so."""
+    truth_judge: LanguageModel | None = None
+    """Directory of a judge model that says whether an answer is true (TruthfulQA's GPT-judge)."""
+    info_judge: LanguageModel | None = None
+    """Directory of a judge model that says whether an answer is informative."""
+    rescore: bool = False
+    """Score the rows that are there again, with the settings of now; no model is asked."""
+    compute: Compute = Compute()
 
 
 class SummarizeConfig(Section):

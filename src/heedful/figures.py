@@ -150,6 +150,28 @@ def tax(rows: Sequence[Row]) -> list[Any]:
     return safe(plots)
 
 
+def tax_changes(rows: Sequence[Row]) -> list[Any]:
+    """One figure for each model: its change against the base in every measure, on one axis."""
+    dots = {
+        model: dots_of((str(row.get("measure", "?")), row.get("better")) for row in chosen)
+        for model, chosen in groups(rows, "model").items()
+    }
+    include = [0.0, *(x for found in dots.values() for x in ends_of(found))]
+    base = str(rows[0].get("base", "the base")) if rows else ""
+    label = f"change against {base}, share of its value; right is better"
+    return safe(
+        dot_plot(
+            f"{model} against {base}",
+            found,
+            x_label=label,
+            reference=0.0,
+            include=include,
+            format=percent_text,
+        )
+        for model, found in dots.items()
+    )
+
+
 def reward_model(found: Any) -> list[Any]:
     if not isinstance(found, dict):
         return []

@@ -23,6 +23,10 @@ metadata       [{"model", "flag", interval, "n"}]                share of "yes",
 bradley_terry  [{"model", interval}]                             log-odds, mean 0
 tax            [{"metric", "higher_is_better", "base": {interval}, "sft": ..., "ppo": ...,
                  "ppo_ptx": ...}]                                any model names may be used
+tax_changes    [{"measure", "model", "base", "n", "higher_is_better", "of_base": {interval},
+                 "of_model": ..., "difference": ..., "better": ..., "won_back": ...}]
+                                                                 of heed eval tax; the last two
+                                                                 may be null
 truth          [{"model", "set", interval}]                      share of true answers
 named          [{"model", "set", interval}]                      share that names who is asked about
 toxicity       [{"model", "instruction", interval}]              share of answers with an insult
@@ -117,6 +121,8 @@ def write_report(run_dir: Path, out: Path) -> Path:
         kl=_kl_plots(stages),
         curves=_curve_plots(stages),
         tax=figures.tax(rows_of(summary.get("tax"))),
+        tax_figures=figures.tax_changes(rows_of(summary.get("tax_changes"))),
+        tax_changes=_whole_changes(rows_of(summary.get("tax_changes"))),
         reward_model=figures.reward_model(summary.get("reward_model")),
         score=figures.scores(rows_of(summary.get("score")), rows_of(summary.get("gold"))),
         samples=_samples(summary.get("samples")),
@@ -245,6 +251,12 @@ def _metadata_table(rows: Sequence[Row]) -> dict[str, Any]:
         cells = [by_model.get(model) for model in models]
         flags[flag.replace("_", " ")] = (answers, cells)
     return {"models": models, "flags": flags}
+
+
+def _whole_changes(rows: Sequence[Row]) -> list[Row]:
+    """The rows of tax_changes that have the intervals of their table."""
+    needed = ("of_base", "of_model", "difference")
+    return [row for row in rows if all(isinstance(row.get(key), dict) for key in needed)]
 
 
 def _samples(found: Any) -> list[Row]:

@@ -4,16 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 
 from heedful.errors import EvaluationError
 from heedful.evaluation.preference import (
     agreement,
-    bradley_terry,
-    fit_strengths,
     likert,
     metadata_rates,
     order_agreement,
+    two_by_two,
     win_rate,
 )
 from heedful.records import Judgement, Rating
@@ -90,6 +89,26 @@ def test_unknown_models_are_named():
         win_rate([Judgement("p", ("a", "b"), (1,), "ann")], "a", "b")
 
 
+def test_two_by_two_of_labelers_and_prompts():
+    judgements = [
+        judge("p", {"ptx": 1, "sft": 2, "gpt": 3}),
+        judge("q", {"ptx": 2, "sft": 1}),
+        judge("r", {"ptx": 1, "sft": 1, "gpt": 2}),
+        judge("p", {"ptx": 1, "sft": 2, "gpt": 3}, "eve", "heldout"),
+    ]
+    sources = {"p": "InstructGPT", "q": "InstructGPT", "r": "GPT-3"}
+    found = two_by_two(judgements, sources, ["ptx", "gpt"], "sft")
+    rates = {cell: {r.model: r.value for r in rates} for cell, rates in found.items()}
+    assert rates == {
+        ("train", "GPT-3"): {"ptx": 0.5, "gpt": 0.0},
+        ("train", "InstructGPT"): {"ptx": 0.5, "gpt": 0.0},
+        ("heldout", "InstructGPT"): {"ptx": 1.0, "gpt": 0.0},
+    }
+    assert {r.cohort for r in found["heldout", "InstructGPT"]} == {"heldout"}
+    with pytest.raises(EvaluationError, match=r"1 judged prompts belong to no distribution.*'r'"):
+        two_by_two(judgements, {"p": "a", "q": "a"}, ["ptx"], "sft")
+
+
 def test_likert_and_metadata_by_hand():
     yes, no, unasked = {"hallucination": True}, {"hallucination": False}, {"hallucination": None}
     judgements = [
@@ -110,78 +129,6 @@ def test_likert_and_metadata_by_hand():
     assert rates["a"]["violent"].interval.value == 0.0
     assert rates["b"]["hallucination"].interval.value == 1.0
     assert list(rates["b"]) == ["hallucination"]
-
-
-def test_bradley_terry_of_two_models_is_the_log_odds():
-    strengths = bradley_terry(duels("a", "b", 80, 20))
-    assert list(strengths) == ["a", "b"]
-    assert strengths["a"].value == pytest.approx(math.log(80 / 20) / 2, abs=1e-3)
-    assert strengths["a"].value + strengths["b"].value == pytest.approx(0, abs=1e-12)
-    # The interval of a difference of log-odds: 1 / sqrt(n p (1 - p)), halved by the mean 0.
-    expected = 1.96 / math.sqrt(100 * 0.8 * 0.2) / 2
-    assert strengths["a"].high - strengths["a"].value == pytest.approx(expected, rel=0.3)
-
-
-def test_bradley_terry_matches_scipy():
-    wins = np.random.default_rng(0).integers(1, 30, size=(6, 6)).astype(float)
-    np.fill_diagonal(wins, 0)
-
-    def loss(s):
-        return (wins * np.logaddexp(0, s[None, :] - s[:, None])).sum() + 1e-3 * s.sum() ** 2
-
-    oracle = optimize.minimize(loss, np.zeros(6), method="BFGS", options={"gtol": 1e-9}).x
-    assert fit_strengths(wins[None], prior=0.0)[0] == pytest.approx(
-        oracle - oracle.mean(), abs=1e-5
-    )
-
-
-def test_bradley_terry_finds_known_strengths():
-    truth = {"base": -1.2, "sft": -0.1, "ppo": 0.5, "ptx": 0.8}
-    found = bradley_terry(simulated(truth, 400, 10, seed=1), num_samples=300)
-    for name, strength in truth.items():
-        assert found[name].value == pytest.approx(strength, abs=0.2)
-        assert found[name].low - 0.1 <= strength <= found[name].high + 0.1
-    assert list(found) == ["ptx", "ppo", "sft", "base"]
-
-
-def test_bradley_terry_survives_models_that_always_win_or_never_meet():
-    found = bradley_terry(duels("a", "b", 5000, 0) + duels("c", "d", 3, 3), num_samples=50)
-    assert found["a"].value > found["b"].value + 5
-    assert found["c"].value == pytest.approx(found["d"].value, abs=1e-6)
-    assert all(math.isfinite(x) for i in found.values() for x in (i.value, i.low, i.high))
-
-
-def test_fits_settle_on_one_sided_tables():
-    rng = np.random.default_rng(4)
-    wins = rng.integers(0, 2000, size=(200, 7, 7)) * (rng.random((200, 7, 7)) < 0.25)
-    strengths = fit_strengths(wins.astype(float))
-    won = wins + 0.01 * (1 - np.eye(7))
-    chance = 1 / (1 + np.exp(strengths[:, None, :] - strengths[:, :, None]))
-    slope = (won - (won + won.swapaxes(1, 2)) * chance).sum(axis=2)
-    assert np.abs(slope).max() < 1e-6
-
-
-def test_published_figures_are_consistent():
-    """Figure 1 (175B, win rates against SFT) implies the head-to-head rates of section 1.
-
-    PPO-ptx .66, prompted GPT-3 .41, GPT-3 .26 against SFT; printed: 71 +- 4 % against the
-    prompted and 85 +- 3 % against the plain GPT-3.
-    """
-    judgements = (
-        duels("ptx", "sft", 660, 340)
-        + duels("prompted", "sft", 410, 590)
-        + duels("gpt3", "sft", 260, 740)
-    )
-    found = {name: i.value for name, i in bradley_terry(judgements, num_samples=2).items()}
-
-    def implied(other):  # Bradley-Terry: the odds are the exponential of the difference
-        return 1 / (1 + math.exp(found[other] - found["ptx"]))
-
-    odds = (0.66 / 0.34) / (0.26 / 0.74)
-    assert implied("gpt3") == pytest.approx(odds / (1 + odds), abs=1e-3)
-    assert implied("gpt3") == pytest.approx(0.85, abs=0.03)
-    assert implied("prompted") == pytest.approx(0.71, abs=0.04)
-    assert implied("sft") == pytest.approx(0.66, abs=1e-3)
 
 
 def test_agreement_by_hand():

@@ -16,10 +16,10 @@ from heedful.commands.train import begin
 from heedful.config import EvaluateConfig
 from heedful.errors import EvaluationError
 from heedful.evaluation import claims as rules
+from heedful.evaluation.bradley_terry import bradley_terry
 from heedful.evaluation.preference import (
     WinRate,
     agreement,
-    bradley_terry,
     likert,
     metadata_rates,
     order_agreement,

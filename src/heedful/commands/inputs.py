@@ -57,8 +57,11 @@ def _inputs(config: Section, above: str = "") -> Iterator[tuple[str, str, str]]:
             for number, section in enumerate(value):
                 yield from _inputs(section, f"{above}{key}.{number}.")
         elif kind is not None and value is not None:
-            for path in value if isinstance(value, tuple) else (value,):
-                yield above + key, kind, path
+            if isinstance(value, dict):  # directories by name
+                yield from ((f"{above}{key}.{name}", kind, path) for name, path in value.items())
+            else:
+                for path in value if isinstance(value, tuple) else (value,):
+                    yield above + key, kind, path
 
 
 def _require(kind: str, path: str) -> None:
@@ -94,6 +97,8 @@ def _needed(config: Any) -> Iterator[tuple[str, str]]:
         yield "prompts", "give --prompts=FILE"
     if name in ("SampleConfig", "MeasureConfig"):
         yield "models", """give --models='[{ name = "NAME", path = "DIR" }]'"""
+    if name == "EvalConfig" and not config.rescore:
+        yield "models", "give --model DIR, or --model NAME=DIR for each of several"
     if name == "MeasureConfig":
         yield "text", "give files of held-out text, such as --text=FILE"
     if name == "SFTConfig" and config.pretraining_mix > 0:

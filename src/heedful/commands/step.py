@@ -27,7 +27,7 @@ RESULTS = {
     "snapshot": "manifest.json",
 }
 # Commands that read for long and print no lines of their own.
-SILENT = ("tokenizer", "sample", "prefix", "measure", "label")
+SILENT = ("tokenizer", "sample", "prefix", "measure", "label", "eval", "judge")
 
 
 def run_step(options: argparse.Namespace, path: str | None, overrides: list[str]) -> int:
@@ -72,6 +72,8 @@ def _run(options: argparse.Namespace, config: Any) -> None:
         with begun(run_dir, name):
             if options.restart:
                 shutil.rmtree(run_dir / "state", ignore_errors=True)
+                if name == "eval":  # results of other suites may be in the same directory
+                    module.forget(config)
             function(config, resume=options.resume)
 
     if options.profile:
@@ -107,6 +109,8 @@ def _kept(command: str, run_dir: Path) -> str:
             f"stopped at once; the training state after step {step} is kept: run again with "
             "--resume to go on from there"
         )
+    if command == "eval":
+        return "stopped; what was answered is kept: the same command goes on from there"
     result = RESULTS.get(command)
     is_older = result is not None and (run_dir / result).exists()
     again = "the same command begins anew"

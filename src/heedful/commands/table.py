@@ -43,6 +43,19 @@ COMMANDS = {
     "snapshot": Command(
         "snapshot", "run_snapshot", "SnapshotConfig", "what people have answered, as files"
     ),
+    "eval": Command(
+        "eval", "run_eval", "EvalConfig", "truthfulness, toxicity, bias and NLP suites, offline"
+    ),
+    "judge": Command(
+        "judge", "run_judge", "JudgeConfig", "a model or people compare answers with a baseline's"
+    ),
+    "preference": Command(
+        "preference",
+        "run_preference",
+        "PreferenceConfig",
+        "win rates and strengths (heed eval preference)",
+    ),
+    "tax": Command("tax", "run_tax", "TaxConfig", "what aligning changed (heed eval tax RUN)"),
     "evaluate": Command("evaluate", "run_evaluate", "EvaluateConfig", "measure the demo's claims"),
     "measure": Command("measure", "run_measure", "MeasureConfig", "text loss and few-shot recall"),
     "summarize": Command(

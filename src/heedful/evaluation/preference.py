@@ -1,8 +1,8 @@
 """Who is preferred, by how much and how surely: statistics over lists of judgements.
 
 The paper's measures of section 4.1: win rates (ties as half a win), Likert means, the metadata of
-Table 3, and the agreement between labelers; and Bradley-Terry strengths, which put all models on
-one scale and so compare pairs that no labeler saw side by side.
+Table 3, the agreement between labelers, and its 2x2 of labelers by prompt distribution. Strengths
+on one scale are in ``bradley_terry``, win rates at equal length in ``length_control``.
 
 A judgement may come from a person, a simulated labeler, an LLM judge or the gold measure: all of
 them are a ``labeler`` here.
@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from heedful.errors import EvaluationError
 from heedful.records import METADATA_FIELDS, Cohort, Judgement
@@ -27,15 +25,10 @@ from heedful.statistics.intervals import (
     Floats,
     Interval,
     bootstrap,
-    cluster_draws,
     two_way_bootstrap,
     two_way_if_enough,
 )
 from heedful.statistics.pairs import ALIKE, OPPOSITE, Ranked, observe, strict_rate
-
-# Wins given both ways to every pair of models, so that strengths stay finite where one model
-# always won or two groups of models never met.
-PRIOR_WINS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +87,10 @@ def win_rate(
 
     Within a judgement that has several outputs of a model, all pairs of outputs count equally.
     """
-    chosen = _of_cohort(judgements, cohort)
+    chosen = of_cohort(judgements, cohort)
     wins, prompts, labelers = [], [], []
     for judgement in chosen:
-        won = _win(judgement, model, baseline)
+        won = win_of(judgement, model, baseline)
         if not math.isnan(won):
             wins.append(won)
             prompts.append(judgement.prompt_id)
@@ -123,6 +116,48 @@ def win_rate(
     )
 
 
+def two_by_two(
+    judgements: Sequence[Judgement],
+    distributions: Mapping[str, str],
+    models: Sequence[str],
+    baseline: str,
+    *,
+    num_samples: int = 2000,
+    seed: int = 0,
+) -> dict[tuple[Cohort, str], list[WinRate]]:
+    """Win rates over the baseline by (cohort, prompt distribution), the paper's Figure 3.
+
+    ``distributions`` says of each prompt id where it came from ("InstructGPT", "GPT-3"). A model
+    without a judgement in a cell is left out of it, a cell without any has no entry.
+    """
+    unknown = {found.prompt_id for found in judgements} - distributions.keys()
+    if unknown:
+        raise EvaluationError(
+            f"{len(unknown)} judged prompts belong to no distribution, such as "
+            f"{min(unknown)!r}: name the distribution of every prompt"
+        )
+    found: dict[tuple[Cohort, str], list[WinRate]] = {}
+    for cohort in get_args(Cohort):
+        for name in sorted({distributions[one.prompt_id] for one in judgements}):
+            cell = [
+                one
+                for one in judgements
+                if one.cohort == cohort and distributions[one.prompt_id] == name
+            ]
+            judged = [
+                model
+                for model in models
+                if any(not math.isnan(win_of(one, model, baseline)) for one in cell)
+            ]
+            rates = [
+                win_rate(cell, model, baseline, num_samples=num_samples, seed=seed)
+                for model in judged
+            ]
+            if rates:
+                found[cohort, name] = [replace(rate, cohort=cohort) for rate in rates]
+    return found
+
+
 def likert(
     judgements: Sequence[Judgement],
     *,
@@ -132,7 +167,7 @@ def likert(
 ) -> dict[str, Estimate]:
     """The mean overall rating (1 worst to 7 best) of each model, in order of first appearance."""
     answers: dict[str, _Answers] = defaultdict(_Answers)
-    for judgement in _of_cohort(judgements, cohort):
+    for judgement in of_cohort(judgements, cohort):
         for model, rating in zip(judgement.models, judgement.ratings or (), strict=False):
             if rating is not None:
                 answers[model].add(rating.overall, judgement)
@@ -152,7 +187,7 @@ def metadata_rates(
     model has no entry. Flags come in the order of Table 3, then any others by name.
     """
     answers: dict[str, dict[str, _Answers]] = defaultdict(lambda: defaultdict(_Answers))
-    for judgement in _of_cohort(judgements, cohort):
+    for judgement in of_cohort(judgements, cohort):
         for model, rating in zip(judgement.models, judgement.ratings or (), strict=False):
             for flag, answer in (rating.flags if rating else {}).items():
                 if answer is not None:
@@ -165,67 +200,6 @@ def metadata_rates(
         }
         for model, flags in answers.items()
     }
-
-
-def bradley_terry(
-    judgements: Sequence[Judgement],
-    *,
-    cohort: Cohort | None = None,
-    num_samples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """The strength of each model in log-odds (mean 0), strongest first, with prompt intervals.
-
-    Maximises sum over pairs of wins[i, j] * log sigmoid(s_i - s_j): ties are half a win each way,
-    and every pair of models gets ``PRIOR_WINS`` both ways.
-    """
-    chosen = _of_cohort(judgements, cohort)
-    models = list(dict.fromkeys(name for judgement in chosen for name in judgement.models))
-    if len(models) < 2:
-        raise EvaluationError(f"Bradley-Terry needs two models or more; got {models or 'none'}")
-    tables = _win_tables(chosen, models)  # (prompts, M, M)
-    value = fit_strengths(tables.sum(axis=0)[None])[0]
-    if len(tables) < 2:
-        low = high = np.full(len(models), math.nan)
-    else:
-        drawn = cluster_draws(np.random.default_rng(seed), num_samples, len(tables))
-        samples = fit_strengths(np.tensordot(drawn, tables, axes=1))
-        tail = (1 - level) / 2
-        low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-    strengths = {
-        model: Interval(float(value[i]), float(low[i]), float(high[i]))
-        for i, model in enumerate(models)
-    }
-    return dict(sorted(strengths.items(), key=lambda item: -item[1].value))
-
-
-def fit_strengths(wins: Floats, *, prior: float = PRIOR_WINS) -> Floats:
-    """The Bradley-Terry maximum (S, M) of each win table (S, M, M): wins[s, i, j] of i over j.
-
-    Damped Newton on the concave log-likelihood, all tables at once; rows have mean 0.
-    """
-    num_models = wins.shape[-1]
-    wins = wins + prior * (1 - np.eye(num_models))
-    games = wins + wins.swapaxes(1, 2)
-    strengths = np.zeros(wins.shape[:2])
-    for _ in range(200):
-        chance = _sigmoid(strengths[:, :, None] - strengths[:, None, :])
-        slope = (wins - games * chance).sum(axis=2)
-        weight = games * chance * (1 - chance)
-        curvature = weight.sum(axis=2)[:, :, None] * np.eye(num_models) - weight
-        # The likelihood knows only differences: the added ones fix the mean without moving it.
-        step = np.linalg.solve(curvature + 1.0 / num_models, slope[:, :, None])[:, :, 0]
-        largest = np.abs(step).max(axis=1, keepdims=True)
-        # Far from the maximum a Newton step can overshoot; one unit of log-odds never does harm.
-        strengths += step / np.maximum(largest, 1.0)
-        strengths -= strengths.mean(axis=1, keepdims=True)
-        if largest.max() < 1e-5:  # Newton squares the error, so it is far smaller by now
-            return strengths
-    raise EvaluationError(
-        f"the Bradley-Terry fit did not settle in 200 steps (last step {largest.max():.1e}); "
-        f"is a model in almost no comparison?"
-    )
 
 
 def agreement(
@@ -243,7 +217,7 @@ def agreement(
     for cohort in ("train", "heldout"):
         rankings = [
             Ranked(judgement.prompt_id, judgement.labeler, _ranks_by_output(judgement))
-            for judgement in _of_cohort(judgements, cohort)
+            for judgement in of_cohort(judgements, cohort)
         ]
         every = observe(rankings)
         strict = every.counts[:, [ALIKE, OPPOSITE]].sum(axis=1)
@@ -283,7 +257,7 @@ def order_agreement(
         raise EvaluationError(f"an order needs two models or more; got {list(models)}")
     rows = []
     for judgement in judgements:
-        wins = [0.5 if m == baseline else _win(judgement, m, baseline) for m in models]
+        wins = [0.5 if m == baseline else win_of(judgement, m, baseline) for m in models]
         unknown = [math.nan] * len(models)
         rows.append(wins + unknown if judgement.cohort == "train" else unknown + wins)
     table = np.asarray(rows, dtype=float).reshape(len(rows), 2 * len(models))
@@ -324,7 +298,7 @@ class _Answers:
         return Estimate(interval, len(self.values))
 
 
-def _of_cohort(judgements: Iterable[Judgement], cohort: Cohort | None) -> list[Judgement]:
+def of_cohort(judgements: Iterable[Judgement], cohort: Cohort | None) -> list[Judgement]:
     """The judgements of a cohort (all where None), checked to have one rank per model."""
     chosen = [found for found in judgements if cohort is None or found.cohort == cohort]
     for judgement in chosen:
@@ -339,7 +313,7 @@ def _of_cohort(judgements: Iterable[Judgement], cohort: Cohort | None) -> list[J
     return chosen
 
 
-def _win(judgement: Judgement, model: str, baseline: str) -> float:
+def win_of(judgement: Judgement, model: str, baseline: str) -> float:
     """The share of output pairs that ``model`` wins (a tie is half); NaN where there is no pair."""
     ranked = list(zip(judgement.models, judgement.ranks, strict=True))
     ours = [rank for name, rank in ranked if name == model]
@@ -350,22 +324,6 @@ def _win(judgement: Judgement, model: str, baseline: str) -> float:
     return won / (len(ours) * len(theirs))
 
 
-def _win_tables(judgements: Sequence[Judgement], models: Sequence[str]) -> Floats:
-    """Wins of the row's model over the column's (prompts, M, M), a tie half a win each way."""
-    place = {model: i for i, model in enumerate(models)}
-    row = {name: i for i, name in enumerate(dict.fromkeys(j.prompt_id for j in judgements))}
-    tables = np.zeros((len(row), len(models), len(models)))
-    for judgement in judgements:
-        table = tables[row[judgement.prompt_id]]
-        ranked = zip(judgement.models, judgement.ranks, strict=True)
-        for (model, rank), (other, other_rank) in combinations(ranked, 2):
-            if model != other:
-                won = (rank < other_rank) + 0.5 * (rank == other_rank)
-                table[place[model], place[other]] += won
-                table[place[other], place[model]] += 1 - won
-    return tables
-
-
 def _ranks_by_output(judgement: Judgement) -> dict[tuple[str, int], int]:
     seen: dict[str, int] = defaultdict(int)
     ranks = {}
@@ -373,7 +331,3 @@ def _ranks_by_output(judgement: Judgement) -> dict[tuple[str, int], int]:
         ranks[model, seen[model]] = rank
         seen[model] += 1
     return ranks
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 0.5 * (1 + np.tanh(0.5 * x))

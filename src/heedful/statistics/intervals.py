@@ -18,7 +18,7 @@ Legend: ``N`` rows, ``D`` columns, ``C`` clusters, ``S`` bootstrap samples, ``G`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -154,6 +154,27 @@ def paired_difference(
     return bootstrap(first - second, clusters, num_samples=num_samples, level=level, seed=seed)
 
 
+def resampled_sums(
+    values: ArrayLike, clusterings: Sequence[ArrayLike], *, num_samples: int, seed: int
+) -> Floats:
+    """The sums of the columns of ``values`` (N, D) in each of the draws (S, D), for a statistic
+    that is fitted to all columns at once. ``clusterings`` are as in ``bootstrap_all``.
+    """
+    checked = [_checked(values, clusters) for clusters in clusterings]
+    numbers = [found for _, found in checked]
+    return _resampled(checked[0][0], numbers, num_samples, seed)
+
+
+def row_weights(
+    clusterings: Sequence[ArrayLike], *, num_samples: int, seed: int
+) -> Iterator[Floats]:
+    """How often each row counts in each draw, a block of draws (s, N) at a time, for a statistic
+    that needs the rows themselves (a regression).
+    """
+    numbers = [_checked(np.zeros(len(np.asarray(c))), c)[1] for c in clusterings]
+    return _weights(numbers, num_samples, seed)
+
+
 def ratio(means: Floats) -> Floats:
     """A statistic: the first column's mean over the second's."""
     return means[:, 0] / means[:, 1]
@@ -238,19 +259,26 @@ def _resampled(
     if len(clusterings) == 1:
         # One draw moves a whole cluster, so its rows can be added up once, beforehand.
         totals, clusterings = _by_cluster(totals, clusterings[0])
+    return np.concatenate(
+        [weights @ totals for weights in _weights(clusterings, num_samples, seed)]
+    )
+
+
+def _weights(
+    clusterings: Sequence[NDArray[np.intp]], num_samples: int, seed: int
+) -> Iterator[Floats]:
+    """How often each row counts in each sample, a block of samples (s, N) at a time."""
     rng = np.random.default_rng(seed)
-    sizes = [int(numbers.max()) + 1 for numbers in clusterings]
-    step = max(1, _CHUNK_ENTRIES // max(len(totals), *sizes))
-    parts = []
+    num_rows, sizes = len(clusterings[0]), [int(numbers.max()) + 1 for numbers in clusterings]
+    step = max(1, _CHUNK_ENTRIES // max(num_rows, *sizes))
     for start in range(0, num_samples, step):
         num = min(step, num_samples - start)
-        weights = np.ones((num, len(totals)))
+        weights = np.ones((num, num_rows))
         for numbers, size in zip(clusterings, sizes, strict=True):
             drawn = cluster_draws(rng, num, size)
             for column in numbers.T:
                 weights *= drawn[:, column]
-        parts.append(weights @ totals)
-    return np.concatenate(parts)
+        yield weights
 
 
 def _by_cluster(totals: Floats, numbers: NDArray[np.intp]) -> tuple[Floats, list[NDArray[np.intp]]]:

@@ -1,0 +1,161 @@
+"""heed judge: a model over the network, or people, compare answers with those of a baseline."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from heedful.commands.progress import file_progress
+from heedful.config import JudgeConfig, dump_toml
+from heedful.data.formats import read_completions
+from heedful.errors import ConfigError, DataError, EvaluationError
+from heedful.evaluation.endpoint import Endpoint
+from heedful.evaluation.judge import CRITERIA, Judged, Pair, Price, judge_pairs, report
+from heedful.evaluation.people import ranking_tasks
+from heedful.metrics import replacing
+from heedful.records import Completion, Prompt, to_row
+
+JUDGEMENTS_FILE = "judgements.jsonl"
+REPORT_FILE = "judge.json"
+FAILED_FILE = "failed.jsonl"
+ANSWERS_FILE = "answers.jsonl"
+TASKS_FILE = "tasks.jsonl"
+KEY_FILE = "key.jsonl"
+CONFIG_FILE = "config.toml"
+# The same verdict each time, and room for a sentence of reasons.
+REQUEST: dict[str, Any] = {"temperature": 0.0, "max_tokens": 400}
+
+Rows = list[tuple[Prompt, tuple[Completion, ...]]]
+
+
+def run_judge(config: JudgeConfig, resume: bool = False) -> None:
+    """Writes the judgements of a model and what they cost, or tasks for people and their key."""
+    run_dir = Path(config.run_dir)
+    progress = file_progress(run_dir)
+    (run_dir / CONFIG_FILE).write_text(dump_toml(config), encoding="utf-8")
+    rows = list(read_completions(config.samples))[: config.limit]
+    models = _models(config, rows)
+    if config.by == "people":
+        _write_tasks(config, rows, models, run_dir)
+        return
+    if not config.model:
+        raise ConfigError("model is empty: give the name of the judge, as --model=NAME")
+    pairs = [pair for model in models for pair in _pairs(rows, model, config.baseline)]
+    criteria = CRITERIA
+    if config.criteria is not None:
+        criteria = " ".join(Path(config.criteria).read_text(encoding="utf-8").split())
+    judged = judge_pairs(
+        pairs,
+        _endpoint(config),
+        config.model,
+        file=run_dir / ANSWERS_FILE,
+        criteria=criteria,
+        settings=REQUEST if config.request is None else config.request,
+        progress=progress,
+        seed=config.seed,
+    )
+    _write(run_dir / JUDGEMENTS_FILE, (to_row(judgement) for judgement in judged.judgements))
+    _write(run_dir / FAILED_FILE, judged.failed)
+    found = report(judged, Price(config.price_prompt, config.price_completion))
+    with replacing(run_dir / REPORT_FILE) as partial:
+        partial.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(describe(judged, found), flush=True)
+    _require_enough(config, judged)
+
+
+def describe(judged: Judged, found: Mapping[str, Any]) -> str:
+    """What judging came to, in lines for a terminal."""
+    lines = [
+        f"{judged.num_judged:,} of {judged.num_pairs - judged.num_equal:,} pairs judged in both "
+        f"orders; {judged.num_equal:,} more are of one text: ties"
+    ]
+    if judged.first_place is not None and judged.consistent is not None:
+        first, alike = judged.first_place, judged.consistent
+        lines.append(
+            f"the first place was preferred {first.value:.1%} of the time ({first.low:.1%} to "
+            f"{first.high:.1%}; 50 % is no bias); both orders agree on {alike.value:.1%} of pairs"
+        )
+    tokens = judged.answers.usage.get("total_tokens") or sum(
+        judged.answers.usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens")
+    )
+    cost = f"{tokens:,} tokens"
+    if found["cost"]:
+        cost += f", which cost {found['cost']:.4g}"
+    return "\n".join([*lines, cost, judged.answers.summary()])
+
+
+def _require_enough(config: JudgeConfig, judged: Judged) -> None:
+    """Raises EvaluationError where more pairs than allowed have no verdict."""
+    asked = judged.num_pairs - judged.num_equal
+    missing = asked - judged.num_judged
+    if missing > config.max_failed * asked:
+        raise EvaluationError(
+            f"{missing:,} of {asked:,} pairs have no verdict in both orders; "
+            f"{Path(config.run_dir) / FAILED_FILE} says why. What was answered is kept: the same "
+            "command asks for the rest alone"
+        )
+
+
+def _models(config: JudgeConfig, rows: Rows) -> list[str]:
+    """The models to compare, checked to be in the file with the baseline."""
+    seen = dict.fromkeys(one.model for _, given in rows for one in given if one.model is not None)
+    models = list(config.models) or [name for name in seen if name != config.baseline]
+    unknown = [name for name in (config.baseline, *models) if name not in seen]
+    if unknown or not models:
+        raise DataError(
+            f"{config.samples} has no answers of {', '.join(unknown) or 'two models'}; its models: "
+            f"{', '.join(seen) or 'none'}"
+        )
+    return models
+
+
+def _pairs(rows: Rows, model: str, baseline: str) -> Iterator[Pair]:
+    """The answers of a model beside those of the baseline: the first with the first, and so on."""
+    for prompt, given in rows:
+        ours = [one.text for one in given if one.model == model]
+        theirs = [one.text for one in given if one.model == baseline]
+        for text, other in zip(ours, theirs, strict=False):
+            yield Pair(prompt.id, prompt.text, model, text, baseline, other)
+
+
+def _endpoint(config: JudgeConfig) -> Endpoint:
+    key = os.environ.get(config.key_variable, "")
+    return Endpoint(
+        f"{config.url.rstrip('/')}/chat/completions",
+        {"Authorization": f"Bearer {key}"} if key else {},
+        tries=config.tries,
+        timeout_s=config.timeout_s,
+        max_wait_s=config.max_wait_s,
+        requests_per_s=config.requests_per_s,
+        workers=config.workers,
+    )
+
+
+def _write_tasks(config: JudgeConfig, rows: Rows, models: Sequence[str], run_dir: Path) -> None:
+    made = ranking_tasks(
+        rows, models, config.baseline, most=config.outputs_per_task, seed=config.seed
+    )
+    if not made.tasks:
+        raise DataError(
+            f"{config.samples}: no prompt has different answers of {config.baseline} and of "
+            "another model: there is nothing to rank"
+        )
+    _write(run_dir / TASKS_FILE, made.tasks)
+    _write(run_dir / KEY_FILE, made.key)
+    print(
+        f"{len(made.tasks):,} tasks in {run_dir / TASKS_FILE}: import them into a project of heed "
+        f"label serve. {made.num_one_text:,} prompts have one answer from all models and count as "
+        f"ties. Then: heed eval preference --comparisons=EXPORT/comparisons.jsonl "
+        f"--key={run_dir / KEY_FILE} --baseline={config.baseline}",
+        file=sys.stderr,
+    )
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,291 @@
+"""What a model says to the items of a suite: log-probabilities of choices, greedy responses.
+
+Nothing is computed twice: a prompt is read once for all its choices, with the tokens that they all
+begin with, or an instruction once for all items, whichever is less; the last token of a choice is
+predicted and never read.
+
+Legend: T tokens of a packed batch, M scored tokens in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from heedful.data.template import Template, beginning
+from heedful.evaluation.items import Item, Row
+from heedful.models.attention import Packed
+from heedful.models.language_model import hidden_states
+from heedful.models.output_head import token_logprobs
+from heedful.rollout.engine import end_tokens, sample
+
+# The cache of a rollout takes at most this share of the memory that is free when it begins.
+CACHE_SHARE = 0.25
+MAX_ROWS = 512
+
+
+class Request(NamedTuple):
+    """The tokens of an item: what the model reads, and each choice that it may go on with."""
+
+    prompt: list[int]
+    choices: list[list[int]]
+
+
+class _Family(NamedTuple):
+    """Choices that go on from the same tokens.
+
+    The last ``num_common`` tokens of the prefix are the beginning of all of them.
+    """
+
+    prefix: list[int]
+    num_common: int
+    members: list[tuple[int, list[int]]]  # (number of the choice, its tokens after the prefix)
+
+    @property
+    def cost(self) -> int:
+        """Tokens that are computed."""
+        return len(self.prefix) + sum(len(tail) - 1 for _, tail in self.members)
+
+
+def encode_items(items: Sequence[Item], tokenizer: Any, template: Template | None) -> list[Request]:
+    """The tokens of items: prompts raw (``template`` None, the paper's way) or in a template.
+
+    An empty prompt is BOS, or EOS where the tokenizer has none: a text begins there.
+    """
+    first = beginning(tokenizer)
+    start = first or [_first_token(tokenizer)]
+    if template is None:
+        prompts = _encode_all(tokenizer, [item.prompt for item in items])
+        prompts = [[*first, *tokens] if tokens else start for tokens in prompts]
+    else:
+        prompts = [template.encode_prompt(i.prompt) if i.prompt else start for i in items]
+    texts = [choice for item in items for choice in item.choices]
+    if template is not None:  # what follows a template begins a line
+        texts = [text.lstrip() for text in texts]
+    choices = iter(_encode_all(tokenizer, texts))
+    return [
+        Request(prompt, [next(choices) for _ in item.choices])
+        for item, prompt in zip(items, prompts, strict=True)
+    ]
+
+
+def _encode_all(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def _first_token(tokenizer: Any) -> int:
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return tokenizer.eos_token_id if bos is None else bos
+
+
+def num_tokens(item: Item, request: Request) -> int:
+    """Tokens of context that an item takes: its prompt and its longest answer."""
+    longest = max(map(len, request.choices), default=item.max_new_tokens)
+    return len(request.prompt) + longest
+
+
+def context_of(config: Any) -> int | None:
+    """Tokens that a model can read at a time, if its configuration says so."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[Item],
+    requests: Sequence[Request],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    generator: Any = None,
+) -> list[Row]:
+    """What the model says to each item: ``logprobs`` and ``num_tokens``, or a ``response``."""
+    found: list[Row] = [{} for _ in items]
+    scored = [i for i, item in enumerate(items) if item.choices]
+    sums = choice_logprobs(model, [requests[i] for i in scored], max_tokens)
+    for i, values in zip(scored, sums, strict=True):
+        counts = [len(choice) for choice in requests[i].choices]
+        found[i] = {"logprobs": [round(value, 6) for value in values], "num_tokens": counts}
+    for limit in sorted({item.max_new_tokens for item in items if not item.choices}):
+        part = [i for i, item in enumerate(items) if not item.choices]
+        part = [i for i in part if items[i].max_new_tokens == limit]
+        prompts = [requests[i].prompt for i in part]
+        texts = responses(model, tokenizer, prompts, limit, temperature, generator)
+        for i, (text, finished) in zip(part, texts, strict=True):
+            found[i] = {"response": text, "finished": finished}
+    return found
+
+
+@torch.no_grad()
+def choice_logprobs(model: Any, requests: Sequence[Request], max_tokens: int) -> list[list[float]]:
+    """The log-probability in nats of every choice of every request, summed over its tokens.
+
+    At most ``max_tokens`` tokens are computed at a time, or one prompt with a choice.
+    """
+    empty = [i for i, request in enumerate(requests) if not all(request.choices)]
+    if empty:
+        raise ValueError(f"a choice needs at least one token (requests {empty[:5]})")
+    offsets = [0]
+    for request in requests:
+        offsets.append(offsets[-1] + len(request.choices))
+    totals = torch.zeros(offsets[-1], dtype=torch.float64)
+    batch: list[_Family] = []
+    size = 0
+    families = [part for family in _plan(requests) for part in _split(family, max_tokens)]
+    for family in sorted(families, key=lambda family: -family.cost):
+        if batch and size + family.cost > max_tokens:
+            _add(model, batch, totals)
+            batch, size = [], 0
+        batch.append(family)
+        size += family.cost
+    if batch:
+        _add(model, batch, totals)
+    values = totals.tolist()
+    return [values[start:end] for start, end in pairwise(offsets)]
+
+
+def _plan(requests: Sequence[Request]) -> list[_Family]:
+    """The families in which the choices cost least: by item, or all items of one prompt at once."""
+    by_prompt: dict[tuple[int, ...], list[_Family]] = {}
+    number = 0
+    for request in requests:
+        members = [(number + i, choice) for i, choice in enumerate(request.choices)]
+        number += len(members)
+        common = _num_common(request.choices)
+        prefix = [*request.prompt, *request.choices[0][:common]]
+        family = _Family(prefix, common, [(at, tokens[common:]) for at, tokens in members])
+        by_prompt.setdefault(tuple(request.prompt), []).append(family)
+    planned = []
+    for prompt, families in by_prompt.items():
+        members = [
+            (at, family.prefix[len(prompt) :] + tail)
+            for family in families
+            for at, tail in family.members
+        ]
+        together = _Family(list(prompt), 0, members)
+        apart = sum(family.cost for family in families)
+        planned += [together] if together.cost < apart else families
+    return planned
+
+
+def _num_common(choices: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all choices share, at least one token left to each."""
+    if len(choices) == 1:
+        return 0
+    shortest = min(map(len, choices)) - 1
+    columns = zip(*(choice[:shortest] for choice in choices), strict=True)
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), shortest)
+
+
+def _split(family: _Family, max_tokens: int) -> Iterable[_Family]:
+    """The family in parts that fit; each reads the prefix again, the first alone scores it."""
+    members: list[tuple[int, list[int]]] = []
+    if family.cost <= max_tokens or family.num_common:
+        yield family
+        return
+    size = len(family.prefix)
+    for at, tail in family.members:
+        if members and size + len(tail) - 1 > max_tokens:
+            yield family._replace(members=members)
+            members, size = [], len(family.prefix)
+        members.append((at, tail))
+        size += len(tail) - 1
+    yield family._replace(members=members)
+
+
+def _add(model: Any, families: Sequence[_Family], totals: torch.Tensor) -> None:
+    """Adds the log-probabilities of the families' choices to ``totals`` at their numbers."""
+    flat: list[int] = []
+    lengths: list[int] = []
+    prefix_of: list[int | None] = []
+    predictors: list[int] = []  # (M,) index of the token that predicts
+    targets: list[int] = []  # (M,)
+    owners: list[int] = []  # (M,) the choice; of shared tokens a number after all choices
+    for number, family in enumerate(families):
+        row, end = len(lengths), len(flat) + len(family.prefix)
+        flat += family.prefix
+        lengths.append(len(family.prefix))
+        prefix_of.append(None)
+        predictors += range(end - 1 - family.num_common, end - 1)
+        targets += family.prefix[len(family.prefix) - family.num_common :]
+        owners += [len(totals) + number] * family.num_common
+        for at, tail in family.members:
+            predictors += [end - 1, *range(len(flat), len(flat) + len(tail) - 1)]
+            targets += tail
+            owners += [at] * len(tail)
+            flat += tail[:-1]
+            if len(family.members) == 1:
+                lengths[row] += len(tail) - 1
+            elif len(tail) > 1:
+                lengths.append(len(tail) - 1)
+                prefix_of.append(row)
+    hidden = hidden_states(model, torch.tensor(flat), Packed(lengths, prefix_of=prefix_of))
+    hidden = hidden.index_select(0, torch.tensor(predictors))
+    logprobs = token_logprobs(model, hidden, torch.tensor(targets)).double()
+    sums = torch.zeros(len(totals) + len(families), dtype=torch.float64)
+    sums.index_add_(0, torch.tensor(owners), logprobs)
+    totals += sums[: len(totals)]
+    for number, family in enumerate(families):
+        for at, _ in family.members:
+            totals[at] += sums[len(totals) + number]
+
+
+def responses(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    generator: Any = None,
+) -> list[tuple[str, bool]]:
+    """(text, whether it ended by itself) for every prompt: up to the first line break (App. D)."""
+    longest = max(map(len, prompts)) + max_new_tokens
+    rollout = sample(
+        model,
+        list(prompts),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        eos=(*end_tokens(model, tokenizer.eos_token_id), *_line_breaks(tokenizer)),
+        pad=tokenizer.pad_token_id,
+        generator=generator,
+        max_rows=rows_that_fit(model, longest),
+    )
+    # the token with the line break may hold text before it
+    texts = tokenizer.batch_decode(rollout.rows(), skip_special_tokens=True)
+    finished = rollout.finished.tolist()
+    return [(text.split("\n")[0].strip(), done) for text, done in zip(texts, finished, strict=True)]
+
+
+def _line_breaks(tokenizer: Any) -> list[int]:
+    """The tokens whose text has a line break in it."""
+    ids = sorted(tokenizer.get_vocab().values())
+    texts = tokenizer.batch_decode([[token] for token in ids])
+    return [token for token, text in zip(ids, texts, strict=True) if "\n" in text]
+
+
+def rows_that_fit(model: Any, num_slots: int) -> int:
+    """Sequences that are decoded at a time: as many as a share of the free memory has cache for."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    item_bytes = torch.finfo(model.dtype).bits // 8
+    row_bytes = 2 * config.num_hidden_layers * groups * size * num_slots * item_bytes
+    return max(1, min(MAX_ROWS, int(CACHE_SHARE * _free_bytes()) // row_bytes))
+
+
+def _free_bytes() -> int:
+    """Memory that can be taken without swapping; half of the machine's where it does not say."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    if found:
+        return found[0] * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
