@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from heedful import config as configs
 from heedful.config import (
+    EvaluateConfig,
     PPOConfig,
     PretrainConfig,
     Section,
@@ -260,3 +261,12 @@ def test_settings_that_decide_the_result_are_compared_by_name():
         "optim.lr": (1e-3, 2e-3),
         "reward_model": (None, "rm"),
     }
+
+
+def test_hyphens_in_names_that_users_choose_are_kept(tmp_path):
+    file = tmp_path / "evaluate.toml"
+    file.write_text('[models]\n"PPO-ptx" = "a"\n', encoding="utf-8")
+    words = ["run", "world", "samples", "probes", "measures", "labels", "reward"]
+    overrides = [f"{word}={word}" for word in words]
+    config = load_config(EvaluateConfig, file, [*overrides, "run-dir=out", "models.PPO-ptx=b"])
+    assert (config.run_dir, config.models) == ("out", {"PPO-ptx": "b"})

@@ -97,7 +97,7 @@ def _spelt(words: list[str]) -> list[str]:
             continue
         if not equals and left and not left[0].startswith("--"):
             equals, value = "=", left.pop(0)
-        spelt.append(f"--{name.replace('-', '_')}{equals}{value}")
+        spelt.append(f"--{name}{equals}{value}")  # load_config knows which hyphens are meant
     return spelt
 
 

@@ -100,7 +100,7 @@ def load_config(cls: type[C], path: Path | str | None, overrides: list[str] | No
         values = read_toml(path)
     where = str(path or COMMAND_LINE)
     for override in overrides or []:
-        _set_dotted(values, override)
+        _set_dotted(cls, values, override)
     return make_config(cls, values, where)
 
 
@@ -166,11 +166,11 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _set_dotted(values: dict[str, Any], override: str) -> None:
+def _set_dotted(cls: type[Section], values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
-    *sections, last = key.replace("-", "_").split(".")
+    *sections, last = _field_names(cls, key.split("."))
     target = values
     for section in sections:
         inner: Any = target.setdefault(section, {})
@@ -178,6 +178,22 @@ def _set_dotted(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {section} is a value, not a section")
         target = cast(dict[str, Any], inner)
     target[last] = _parse_value(text)
+
+
+def _field_names(cls: type[Section], parts: list[str]) -> list[str]:
+    """The parts of a key, with underscores for hyphens: but not in names that users choose."""
+    names: list[str] = []
+    section: Any = cls
+    for part in parts:
+        if section is None:
+            names.append(part)
+            continue
+        name = part.replace("-", "_")
+        names.append(name)
+        field = section.model_fields.get(name)
+        kind = field.annotation if field is not None else None
+        section = kind if isinstance(kind, type) and issubclass(kind, Section) else None
+    return names
 
 
 def _parse_value(text: str) -> Any:

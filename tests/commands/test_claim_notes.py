@@ -41,5 +41,10 @@ def test_notes_hold_the_figures_of_the_run():
     assert "reward model 63.6 %, bag of words 59.0 %" in found["j1"]
 
 
+def test_where_no_labeler_was_asked_the_probes_stand_alone():
+    found = notes(measured(flagged={}, flag_ratio=None))
+    assert found["d"].startswith("PPO-ptx 15.0 %, base 95.0 %,") and "flagged" not in found["d"]
+
+
 def test_without_baselines_the_reward_model_stands_alone():
     assert notes(measured(baselines={"random": 0.5})).keys() == {"c4", "d"}

@@ -48,3 +48,15 @@ def test_a_processor_that_mkl_is_made_for_is_left_alone(monkeypatch, tmp_path):
     before = torch.backends.mkldnn.matmul.fp32_precision
     assert matmul.tune_matmul() is False
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_products_that_keep_their_digits_are_left_to_onednn(monkeypatch):
+    monkeypatch.setattr(matmul, "_is_slow_for_mkl", lambda: True)
+    multiply, batched = torch.Tensor.__matmul__, torch.bmm
+    wide = torch.float64  # a library that is exact, whatever this processor has
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: multiply(a.to(wide), b.to(wide)).float()
+    )
+    monkeypatch.setattr(torch, "bmm", lambda a, b: batched(a.to(wide), b.to(wide)).float())
+    assert matmul.tune_matmul() is True
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"

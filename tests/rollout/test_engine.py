@@ -93,13 +93,14 @@ def test_tokens_reach_no_further_than_the_longest_row(tiny_model):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.1])
-@pytest.mark.parametrize("max_rows", [1, 3, 256])
-def test_leaving_rows_and_chunks_change_nothing(tiny_model, monkeypatch, share, max_rows):
+@pytest.mark.parametrize(("max_rows", "n"), [(1, 1), (3, 1), (256, 1), (2, 3), (7, 3)])
+def test_leaving_rows_and_chunks_change_nothing(tiny_model, monkeypatch, share, max_rows, n):
+    """Waiting prompts take the places of finished rows, n at a time."""
     model = tiny_model("qwen3")
     eos = spoken(model)
-    expected = greedy(model, PROMPTS, eos)
+    expected = greedy(model, [prompt for prompt in PROMPTS for _ in range(n)], eos)
     monkeypatch.setattr(engine, "COMPACT_SHARE", share)
-    found = greedy(model, PROMPTS, eos, max_rows=max_rows)
+    found = greedy(model, PROMPTS, eos, max_rows=max_rows, n=n)
     assert torch.equal(found.tokens, expected.tokens)
     assert_close(found.logprobs, expected.logprobs, rtol=0, atol=1e-4)
     assert torch.equal(found.lengths, expected.lengths)

@@ -164,3 +164,24 @@ def test_a_state_is_due_by_count_and_by_time(monkeypatch):
     now[0] += 100
     assert not due(late, 5)
     assert due(late, 4)
+
+
+def test_by_the_clock_saves_wait_longer_where_they_take_long(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    saves = stopping.Saves(0, 10.0, 1000)
+    now[0] = 10.0
+    assert saves.is_due(1)
+    now[0] = 12.0  # two seconds for a save: the next after forty
+    saves.saved(1)
+    now[0] = 51.9
+    assert not saves.is_due(2)
+    now[0] = 52.0
+    assert saves.is_due(3)
+
+
+def test_a_run_with_no_update_left_says_that_its_result_is_written(capfd):
+    with stopping.stoppable():
+        stopping.Saves(1, 0, 5, first=5)
+        signal.raise_signal(signal.SIGINT)
+    assert "all updates are done" in capfd.readouterr().err

@@ -29,19 +29,24 @@ def _beside_c4(m: Measured) -> str:
 
 
 def _beside_d(m: Measured) -> str:
+    probes = (
+        f"{_shares(m.closed, ALIGNED, BASE)}, checked against notes of a few invented facts, half "
+        "of them without the answer, in a form in which the base answers too."
+    )
     cases = [
         f"{name.replace('_', ' ').replace('qa', 'QA')} {_share(models[ALIGNED].interval.value)} "
         f"against {_share(models[BASE].interval.value)}"
         for name, models in m.flagged.items()
         if name != ALL and {ALIGNED, BASE} <= models.keys()
     ]
+    if not cases:
+        return probes
     flagged = m.flag_ratio(ALIGNED, BASE)
     return (
-        f"{_shares(m.closed, ALIGNED, BASE)}, checked against notes of a few invented facts, half "
-        "of them without the answer, in a form in which the base answers too. The paper counted "
-        "what labelers flagged, on all closed-domain prompts; so counted, the ratio is "
-        f"{flagged.value:.2f} ({flagged.low:.2f} to {flagged.high:.2f}) here. {ALIGNED} against "
-        f"the base: {', '.join(cases)}. Who does not attempt a task invents nothing in it."
+        f"{probes} The paper counted what labelers flagged, on all closed-domain prompts; so "
+        f"counted, the ratio is {flagged.value:.2f} ({flagged.low:.2f} to {flagged.high:.2f}). "
+        f"{ALIGNED} against the base: {', '.join(cases)}. Who does not attempt a task invents "
+        "nothing in it."
     )
 
 

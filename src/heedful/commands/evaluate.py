@@ -121,7 +121,7 @@ def _claims(
 
 
 def _label_agreement(labels: Path, seed: int) -> Interval:
-    """Agreement between training labelers on the training prompts that three of them ranked."""
+    """Agreement between training labelers on the training prompts that at least three ranked."""
     rankings = [
         Judgement(
             row["prompt_id"],

@@ -281,7 +281,7 @@ class _Scheduler:
         """Ends the stages at work: those that train save their state, until a second signal."""
         if self.running:
             names = ", ".join(self.running)
-            self._say(f"ending {names}, with their state saved; Ctrl-C again ends them at once")
+            self._say(f"ending {names} (training saves its state); Ctrl-C again ends them at once")
         processes = [process for process, _ in self.running.values()]
         try:
             for process in processes:

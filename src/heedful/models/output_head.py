@@ -137,7 +137,8 @@ class _SummedLogprobs(torch.autograd.Function):
             raise ValueError(
                 "equal_weights was promised, but the log-probabilities' weights differ"
             )
-        return *ctx.grads.times(float(grad[0])), None, None
+        grads, ctx.grads = ctx.grads, None  # not kept for as long as someone holds the loss
+        return *grads.times(float(grad[0]) if len(grad) else 0.0), None, None
 
 
 class _Gradients:
@@ -181,10 +182,11 @@ class _Gradients:
             self.weight += dz.t() @ hidden[part]
 
     def times(self, factor: float) -> tuple[Tensor | None, ...]:
-        """(hidden, weight, bias) gradients times a number, in the dtype of the inputs."""
+        """(hidden, weight, bias) gradients times a number, in the dtype of the inputs; once."""
         dtype = self.inputs[0].dtype
         grads = (self.hidden, self.weight, self.bias)
-        return tuple(None if g is None else (g * factor).to(dtype) for g in grads)
+        self.hidden = self.weight = self.bias = None
+        return tuple(None if g is None else g.mul_(factor).to(dtype) for g in grads)
 
 
 def exponentials_(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def train(
         first_step = state["step"]
     sinks, print_every = log_config.sinks, log_config.print_every
     log = MetricsLog(run_dir, resume_step=first_step, sinks=sinks, print_every=print_every)
-    saves = Saves(log_config.save_every, log_config.save_every_s, num_steps)
+    saves = Saves(log_config.save_every, log_config.save_every_s, num_steps, first_step)
     flops_per_step = 6 * num_parameters(model) * tokens_per_step
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for step in range(first_step, num_steps):

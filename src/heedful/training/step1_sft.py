@@ -92,7 +92,7 @@ def train(
         len(examples), config.optim.batch_size, num_steps, config.seed, first_step
     )
     every = config.log.valid_every or per_epoch
-    saves = Saves(config.log.save_every, config.log.save_every_s, num_steps)
+    saves = Saves(config.log.save_every, config.log.save_every_s, num_steps, first_step)
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for step, indices in enumerate(batches, start=first_step):
         batch = [examples[i] for i in indices]

@@ -104,7 +104,7 @@ def train(
     batches = epoch_batches(
         len(elements), _batch_size(config, elements), num_steps, config.seed, first_step
     )
-    saves = Saves(config.log.save_every, config.log.save_every_s, num_steps)
+    saves = Saves(config.log.save_every, config.log.save_every_s, num_steps, first_step)
     last: dict[str, float] = {}
     for step, indices in enumerate(batches, start=first_step):
         batch = [elements[i] for i in indices]

@@ -104,7 +104,7 @@ def train(
     total, first = num_iterations(ppo), trainer.resume(run_dir)
     log = _open_log(config, first)
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
-    watch, saves = Watch(), Saves(config.log.save_every, config.log.save_every_s, total)
+    watch, saves = Watch(), Saves(config.log.save_every, config.log.save_every_s, total, first)
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for iteration, indices in enumerate(batches, start=first):
         timer, parts = Timer(), Timer()

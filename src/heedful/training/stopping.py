@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# By the clock, saving takes no more than a twentieth of a run.
+MIN_WAIT = 20
 
 
 class Stopped(KeyboardInterrupt):
@@ -94,15 +96,18 @@ def _ask(number: int, _frame: FrameType | None) -> None:
 class Saves:
     """Says after which updates a step saves its state; ends the run where that was asked for.
 
-    Due every ``every`` updates, when ``every_s`` seconds have gone by since the last one, and when
-    a signal asked for the end; 0 turns either rule off. The seconds keep a run of few long updates
-    from losing hours, the updates one of many short ones from depending on the clock alone.
+    Due every ``every`` updates, when ``every_s`` seconds have gone by since the last one (more
+    where a save takes long), and when a signal asked for the end; 0 turns either rule off. The
+    seconds keep a run of few long updates from losing hours, the updates one of many short ones
+    from depending on the clock alone. ``first`` updates were done by the run that is resumed.
     """
 
-    def __init__(self, every: int, every_s: float, total: int):
+    def __init__(self, every: int, every_s: float, total: int, first: int = 0):
         self.every, self.every_s, self.total = every, every_s, total
-        self._last_s = time.monotonic()
+        self._last_s = self._due_s = time.monotonic()
+        self._cost_s = 0.0  # seconds that the last save took
         _request.is_step_at_work = True
+        _request.is_last_update_done = first >= total
 
     def is_due(self, done: int) -> bool:
         """Whether the state is to be saved after ``done`` updates; ``saved`` must follow then."""
@@ -110,12 +115,15 @@ class Saves:
         if done >= self.total:  # the result follows at once
             _request.is_last_update_done = True
             return by_count
-        late = self.every_s > 0 and time.monotonic() - self._last_s >= self.every_s
+        self._due_s = time.monotonic()
+        wait_s = max(self.every_s, MIN_WAIT * self._cost_s)
+        late = self.every_s > 0 and self._due_s - self._last_s >= wait_s
         return by_count or late or _request.number is not None
 
     def saved(self, done: int) -> None:
         """Raises Stopped where a signal asked for the end."""
         self._last_s = time.monotonic()
+        self._cost_s = self._last_s - self._due_s
         if _request.number is not None and done < self.total:
             raise Stopped(
                 f"stopped after step {done} of {self.total}; its state is saved: run again with "
