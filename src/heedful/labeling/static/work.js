@@ -26,6 +26,7 @@ for (const time of document.querySelectorAll("time[data-clock]")) {
   time.textContent = clock(new Date(time.dateTime));
 }
 document.querySelector(".alert")?.focus();
+let kept = saved.textContent; // what to say while everything is saved
 
 function clock(date) {
   return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -55,6 +56,7 @@ function later() {
   if (stopped) return;
   const now = Date.now();
   firstChange ||= now;
+  saved.textContent = "Not saved yet";
   clearTimeout(timer);
   timer = setTimeout(save, Math.max(0, Math.min(SAVE_AFTER_MS, firstChange + SAVE_AT_LATEST_MS - now)));
 }
@@ -69,8 +71,11 @@ async function saveNow() {
   const content = fields();
   const text = JSON.stringify(content);
   firstChange = 0;
-  if (stopped || text === lastSent) return;
-  saved.textContent = "Saving";
+  if (stopped) return;
+  if (text === lastSent) {
+    saved.textContent = kept;
+    return;
+  }
   try {
     const [response, answer] = await send("draft", "PUT", {
       fields: content, revision: Number(field("revision").value),
@@ -78,7 +83,8 @@ async function saveNow() {
     if (response.ok) {
       field("revision").value = answer.revision;
       lastSent = text;
-      saved.textContent = `Saved ${clock(new Date(answer.saved_at * 1000))}`;
+      kept = `Saved ${clock(new Date(answer.saved_at * 1000))}`;
+      if (JSON.stringify(fields()) === text) saved.textContent = kept;
       return;
     }
     saved.textContent = `Not saved: ${answer.error}`;
