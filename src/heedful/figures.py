@@ -158,15 +158,14 @@ def tax_changes(rows: Sequence[Row]) -> list[Any]:
     }
     include = [0.0, *(x for found in dots.values() for x in ends_of(found))]
     base = str(rows[0].get("base", "the base")) if rows else ""
-    label = f"change against {base}, share of its value; right is better"
     return safe(
         dot_plot(
             f"{model} against {base}",
             found,
-            x_label=label,
+            x_label=f"% of {base}; right is better",
             reference=0.0,
             include=include,
-            format=percent_text,
+            format=lambda x: f"{100 * x:.3g}",  # the unit stands once, below
         )
         for model, found in dots.items()
     )
