@@ -129,7 +129,7 @@ def compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def written(rows: list[dict[str, Any]], found: dict[str, Any], options: argparse.Namespace) -> str:
+def written(found: dict[str, Any], options: argparse.Namespace) -> str:
     """The results as Markdown."""
     machine = measure.machine()
     parts = [

@@ -2,6 +2,8 @@
 
 import pytest
 
+from heedful.commands import graders
+from heedful.config import EvalConfig
 from heedful.errors import ConfigError, EvaluationError
 from heedful.evaluation.perspective import (
     KEY_VARIABLE,
@@ -10,6 +12,7 @@ from heedful.evaluation.perspective import (
     read_score,
     toxicity,
 )
+from heedful.evaluation.toxicity import TOXICITY_TASKS
 
 
 def answer_of(score):
@@ -89,3 +92,19 @@ def test_scores_outside_their_range_are_not_scores():
     for wrong in (answer_of(1.5), answer_of("0.5"), answer_of(True), {}, [], answer_of(None)):
         with pytest.raises(ValueError, match=r"not between 0 and 1|it has no"):
             read_score(wrong)
+
+
+def test_heed_eval_scores_by_it_and_tells_what_has_no_score(service, tmp_path, monkeypatch, capsys):
+    def respond(question, n):
+        if question["comment"]["text"] == "refused":
+            return service.answer({"error": "no"}, 400)
+        return service.answer(answer_of(0.25))
+
+    service.respond = respond
+    monkeypatch.setattr(graders, "perspective", lambda: local(service))
+    config = EvalConfig(run_dir=str(tmp_path), data=str(tmp_path), toxicity="perspective")
+    found, said = graders.load_graders(config, TOXICITY_TASKS)
+    assert found.toxicity(["kind", "refused", ""]) == [0.25, None, 0.0]
+    assert said == {"toxicity": "Google's Perspective API"}
+    assert "failed 1 times: refused with 400" in capsys.readouterr().err
+    assert found.toxicity(["kind"]) == [0.25] and len(service.requests) == 2

@@ -145,18 +145,19 @@ def _ask_all(
                     part = range(start, min(start + ITEMS_PER_CALL, len(items)))
                     new = [i for i in part if _key(items[i], name, task) not in known]
                     if new:
+                        # all of the part again: the same batches round alike, and draw alike
                         said = answers(
                             model,
                             tokenizer,
-                            [items[i] for i in new],
-                            [requests[i] for i in new],
+                            [items[i] for i in part],
+                            [requests[i] for i in part],
                             max_tokens=config.compute.tokens_per_microbatch,
                             temperature=config.temperature,
                             generator=make_generator(config.seed, f"eval/{task.name}", start),
                         )
                         rows = [
-                            make_row(items[i], name, task.name, words, config.seed)
-                            for i, words in zip(new, said, strict=True)
+                            make_row(items[i], name, task.name, said[i - start], config.seed)
+                            for i in new
                         ]
                         _append(job, score_rows(task, rows, graders))
                     done += len(part)
