@@ -158,7 +158,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     unheard = 0
     for _ in range(options.kills):
         server.start()
-        asyncio.run(_until_killed(server, labelers, chance))
+        try:
+            asyncio.run(_until_killed(server, labelers, chance))
+        finally:
+            server.end(signal.SIGKILL)
         found = look(options.address, known)
         unheard += found.pop("committed_unheard")
         total.update({name: found[name] for name in MUST_BE_ZERO})

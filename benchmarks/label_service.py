@@ -31,7 +31,7 @@ from heedful.store.database import Database, open_database
 NUM_OUTPUTS = 4
 OUTPUT = "An output of some length, as models write them. " * 20  # about 1 kB
 NOTE = "A note with a reason, as careful labelers write them. " * 24  # about 1.3 kB
-START_S = 60.0
+START_S = 180.0
 DAY_S = 86400.0
 
 
@@ -125,7 +125,9 @@ class Server:
                     return
             except httpx.TransportError:
                 time.sleep(0.05)
-        raise RuntimeError(f"the service did not start: see {self.folder / 'server.log'}")
+        self.end(signal.SIGKILL)
+        said = (self.folder / "server.log").read_text(encoding="utf-8")[-2000:]
+        raise RuntimeError(f"the service did not start within {START_S:.0f} s: {said}")
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Ends the server, by SIGKILL as if the power went; waits until it is gone."""
