@@ -66,7 +66,7 @@ def make(task: dict[str, Any], items: dict[str, list[Item]]) -> None:
     )
     config = workload.architecture_config("llama", shape)
     config.max_position_embeddings = CONTEXT
-    config.initializer_range = 0.1  # far from uniform
+    config.initializer_range = 0.05  # not uniform; totals small enough for fp32 to hold 1e-4
     config.bos_token_id = config.eos_token_id = fast.eos_token_id
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(out / "model")
@@ -98,11 +98,13 @@ def score(task: dict[str, Any], items: dict[str, list[Item]]) -> None:
     path = Path(task["out"]) / "model"
     tokenizer, model = load_tokenizer(path), load_language_model(path)
     choice_logprobs(model, encode_items(items["winogender"][:4], tokenizer, None), MAX_TOKENS)
-    logprobs, seconds, rows = {}, 0.0, {}
+    logprobs, rows = {}, {}
+    seconds = cpu_s = 0.0
     for name, part in items.items():
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         found = choice_logprobs(model, encode_items(part, tokenizer, None), MAX_TOKENS)
         seconds += time.perf_counter() - start
+        cpu_s += time.process_time() - cpu_start
         for item, values in zip(part, found, strict=True):
             pairs = zip(item.choices, values, strict=True)
             logprobs |= {f"{item.prompt}|{choice}": value for choice, value in pairs}
@@ -110,7 +112,7 @@ def score(task: dict[str, Any], items: dict[str, list[Item]]) -> None:
             make_row(item, "ours", name, {"logprobs": values}, 0)
             for item, values in zip(part, found, strict=True)
         ]
-    result = {"seconds": seconds, "logprobs": logprobs, "metrics": metrics(rows)}
+    result = {"seconds": seconds, "cpu_s": cpu_s, "logprobs": logprobs, "metrics": metrics(rows)}
     Path(task["result"]).write_text(json.dumps(result), encoding="utf-8")
 
 

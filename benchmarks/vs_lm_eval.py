@@ -113,18 +113,23 @@ def compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
     metrics = {
         name: (ours["metrics"][name], theirs[0]["metrics"][name]) for name in ours["metrics"]
     }
-    seconds: dict[str, list[float]] = {}
-    for row in rows:
-        seconds.setdefault(f"{row['side']}, {row['variant']}", []).append(row["seconds"])
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    mine = next(value for name, value in medians.items() if name.startswith("heedful"))
-    best = min(value for name, value in medians.items() if not name.startswith("heedful"))
+    medians: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(f"{row['side']}, {row['variant']}" for row in rows):
+        part = [row for row in rows if name == f"{row['side']}, {row['variant']}"]
+        medians[name] = {
+            unit: statistics.median(row[unit] for row in part) for unit in ("seconds", "cpu_s")
+        }
+    ratios = {}
+    for unit in ("seconds", "cpu_s"):
+        mine = next(row[unit] for name, row in medians.items() if name.startswith("heedful"))
+        peer = [row[unit] for name, row in medians.items() if not name.startswith("heedful")]
+        ratios[unit] = min(peer) / mine
     return {
         "largest_difference": largest,
         "num_choices": num // len(theirs),
         "metrics": metrics,
-        "seconds": medians,
-        "times_as_fast": best / mine,
+        "medians": medians,
+        "times_as_fast": ratios,
         "others": max(row["process_others"] for row in rows),
     }
 
@@ -142,9 +147,11 @@ def written(found: dict[str, Any], options: argparse.Namespace) -> str:
         f"{found['num_choices']:,} choices; the log-probabilities differ by "
         f"{found['largest_difference']:.1e} at most.",
         measure.markdown_table(
-            ["side", "seconds"], [[name, value] for name, value in found["seconds"].items()]
+            ["side", "seconds", "of the processor"],
+            [[name, row["seconds"], row["cpu_s"]] for name, row in found["medians"].items()],
         ),
-        f"heedful is {found['times_as_fast']:.2f} times as fast as the harness at its best.",
+        f"heedful is {found['times_as_fast']['seconds']:.2f} times as fast as the harness at its "
+        f"best, and takes 1 / {found['times_as_fast']['cpu_s']:.2f} of its processor time.",
     ]
     return "\n\n".join(parts) + "\n"
 

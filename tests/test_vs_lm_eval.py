@@ -12,6 +12,7 @@ def side(name, variant, seconds, logprobs, value):
         "side": name,
         "variant": variant,
         "seconds": seconds,
+        "cpu_s": seconds / 2,
         "logprobs": logprobs,
         "metrics": {"crows_pairs pct_stereotype": value},
         "process_others": 0.02,
@@ -31,8 +32,8 @@ def test_sides_are_compared_choice_by_choice_and_at_the_peers_best(load):
     found = vs.compared(rows)
     assert found["largest_difference"] == pytest.approx(5e-5)
     assert found["num_choices"] == 2
-    assert found["seconds"]["heedful, packed"] == 3.0
-    assert found["times_as_fast"] == 2.0
+    assert found["medians"]["heedful, packed"] == {"seconds": 3.0, "cpu_s": 1.5}
+    assert found["times_as_fast"] == {"seconds": 2.0, "cpu_s": 2.0}
     options = vs.parse(["--data", "d", "--limit", "5", "--threads", "1"])
     report = vs.written(found, options)
     assert "| crows_pairs pct_stereotype | 0.500000 | 0.500000 |" in report
