@@ -100,7 +100,8 @@ def changes(measured: Sequence[Measured], models: Sequence[str], *, seed: int = 
             if base not in measure.scores or model not in measure.scores:
                 continue
             change = _change(measure, base, model, seed)
-            if plain(model) == "ppo-ptx" and ppo in measure.scores and ppo != base:
+            is_ptx = plain(model) == "ppo-ptx" and ppo != base
+            if is_ptx and ppo is not None and ppo in measure.scores:
                 change = _with_won_back(change, measure, (base, ppo, model), seed)
             found.append(change)
     return found
