@@ -81,7 +81,32 @@ def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "input": "1 2", "output": "3"}
     assert demonstration_of(tmp_path, row) == ("Add.\n\n1 2", "3")
     assert demonstration_of(tmp_path, row | {"input": ""}) == ("Add.", "3")
-    assert demonstration_of(tmp_path, row | {"input": None, "output": ""}) == ("Add.", "")
+    assert demonstration_of(tmp_path, row | {"input": None, "output": "0"}) == ("Add.", "0")
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": "Add.", "response": ""}, "response"),
+        ({"instruction": "Add.", "output": " \n"}, "output"),
+        (
+            {"messages": [{"role": "user", "content": "Add."},
+                          {"role": "assistant", "content": ""}]},
+            "messages",
+        ),
+    ],
+)  # fmt: skip
+def test_an_empty_response_is_no_demonstration(
+    tmp_path: Path, row: dict[str, Any], field: str
+) -> None:
+    good = {"prompt": "Add.", "response": "2"}
+    with pytest.raises(DataError) as caught:
+        list(read_demonstrations(write(tmp_path / "d.jsonl", good, row)))
+    assert f"d.jsonl, line 2: field {field!r}: found an empty response" in str(caught.value)
+    assert "drop the row" in str(caught.value)
+    # a completion may be empty: it is ranked, not imitated
+    pair = {"prompt": "Add.", "chosen": "2", "rejected": ""}
+    assert ranking_of(tmp_path, pair)[1] == ["2", ""]
 
 
 def test_messages_become_a_dialogue(tmp_path: Path) -> None:

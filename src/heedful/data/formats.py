@@ -205,13 +205,18 @@ def _prompt(row: Fields, valid_share: float) -> Prompt:
 
 def _demonstration(row: Fields, valid_share: float) -> Demonstration:
     if has(row, "prompt") and has(row, "response"):
-        prompt, response = prompt_of(row, "prompt"), text_of(row, "response")
+        prompt, field, response = prompt_of(row, "prompt"), "response", text_of(row, "response")
     elif has(row, "instruction") and has(row, "output"):
-        prompt, response = _alpaca_prompt(row), text_of(row, "output")
+        prompt, field, response = _alpaca_prompt(row), "output", text_of(row, "output")
     elif has(row, "messages"):
         prompt, response = last_exchange(row, "messages")
+        field = "messages"
     else:
         raise _unknown(row, "prompt + response", "instruction + output", "messages")
+    if not response.strip():  # imitated, it would teach to say nothing: EOS at once
+        raise RowProblem(
+            field, "an empty response", "a response to imitate", "Write one, or drop the row."
+        )
     return Demonstration(
         prompt_id=name_of(row, "prompt_id") or prompt_id(prompt),
         prompt=prompt,
