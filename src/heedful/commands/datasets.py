@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from heedful.config import SnapshotData
@@ -12,6 +12,7 @@ from heedful.data.examples import Example, PromptTokens, RankedPrompt
 from heedful.data.fields import has, name_of
 from heedful.data.formats import (
     VALID_SHARE,
+    known_splits,
     read_comparisons,
     read_demonstrations,
     read_prompts,
@@ -19,7 +20,7 @@ from heedful.data.formats import (
 from heedful.data.rows import ROW_SUFFIXES, find_files, read_rows
 from heedful.data.template import PromptLimit, Template
 from heedful.errors import DataError
-from heedful.records import Prompt
+from heedful.records import Demonstration, Prompt, Ranking, Split
 
 # Settings that bound a prompt and the response that comes after it: in data, sampled for prompts of
 # the data settings, and sampled by a command that only samples.
@@ -28,15 +29,38 @@ ROLLOUT_LIMITS = ("data.max_prompt_tokens", "sampling.max_new_tokens")
 SAMPLE_LIMITS = ("max_prompt_tokens", "sampling.max_new_tokens")
 
 
+def demonstrations_of(data: SnapshotData, bad: BadRows) -> Iterator[Demonstration]:
+    """The demonstrations of all splits; one that names none has that of its prompt in
+    data.prompts, so that what is held out there is held out here."""
+    if not data.demonstrations:
+        return
+    share, splits = data.valid_share, _splits(data, bad)
+    for path in data.demonstrations:
+        yield from read_demonstrations(path, valid_share=share, bad=bad, splits=splits)
+
+
+def rankings_of(data: SnapshotData, bad: BadRows) -> Iterator[Ranking]:
+    """The rankings of all splits, which they have as demonstrations have theirs."""
+    if not data.comparisons:
+        return
+    share, splits = data.valid_share, _splits(data, bad)
+    for path in data.comparisons:
+        yield from read_comparisons(path, valid_share=share, bad=bad, splits=splits)
+
+
+def _splits(data: SnapshotData, bad: BadRows) -> dict[str, Split]:
+    if not data.prompts:
+        return {}
+    return known_splits(data.prompts, valid_share=data.valid_share, bad=bad)
+
+
 def load_demonstrations(
     data: SnapshotData, template: Template, split: str, bad: BadRows
 ) -> list[Example]:
     """The tokenized demonstrations of a split; responses over the limit are cut without EOS."""
     examples, limit, num_cut = [], _limit(data), 0
-    for path in data.demonstrations:
-        for row in read_demonstrations(path, valid_share=data.valid_share, bad=bad):
-            if row.split != split:
-                continue
+    for row in demonstrations_of(data, bad):
+        if row.split == split:
             prompt = limit.fit(template, row.prompt, row.prompt_id)
             if prompt is not None:
                 response = template.encode_response(row.response)
@@ -56,21 +80,17 @@ def load_rankings(
     no training data (paper 3.4).
     """
     found, limit, num_cut = [], _limit(data), 0
-    for path in data.comparisons:
-        for row in read_comparisons(path, valid_share=data.valid_share, bad=bad):
-            if row.split != split or (split == "train" and row.cohort == "heldout"):
-                continue
-            prompt = limit.fit(template, row.prompt, row.prompt_id)
-            if prompt is None:
-                continue
-            whole = [template.encode_response(c.text, c.finished) for c in row.completions]
-            num_cut += sum(len(response) > data.max_response_tokens for response in whole)
-            responses = [response[: data.max_response_tokens] for response in whole]
-            found.append(
-                RankedPrompt(
-                    row.prompt_id, prompt, responses, list(row.ranks), row.labeler, row.cohort
-                )
-            )
+    for row in rankings_of(data, bad):
+        if row.split != split or (split == "train" and row.cohort == "heldout"):
+            continue
+        prompt = limit.fit(template, row.prompt, row.prompt_id)
+        if prompt is None:
+            continue
+        whole = [template.encode_response(c.text, c.finished) for c in row.completions]
+        num_cut += sum(len(response) > data.max_response_tokens for response in whole)
+        responses = [response[: data.max_response_tokens] for response in whole]
+        ranks = list(row.ranks)
+        found.append(RankedPrompt(row.prompt_id, prompt, responses, ranks, row.labeler, row.cohort))
     _say_left_out(limit, len(found), split)
     num_responses = sum(len(row.responses) for row in found)
     _say_cut(num_cut, num_responses, data.max_response_tokens, split)

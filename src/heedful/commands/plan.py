@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from heedful.commands.datasets import select_prompts
+from heedful.commands.datasets import demonstrations_of, rankings_of, select_prompts
 from heedful.commands.footprint import (
     AVERAGE_BYTES,
     STATE_BYTES,
@@ -32,7 +32,6 @@ from heedful.config import (
     SnapshotData,
 )
 from heedful.data.bad_rows import BadRows
-from heedful.data.formats import read_comparisons, read_demonstrations
 from heedful.data.rows import ROW_SUFFIXES, find_files
 from heedful.errors import DataError
 
@@ -366,12 +365,17 @@ def _bytes_of(file: str) -> int:
     return Path(file).stat().st_size * (3 if file.endswith(".gz") else 1)
 
 
+def _are_prompts_small(data: SnapshotData) -> bool:
+    """Whether the prompts that other rows take their splits from can be read, where there are
+    any."""
+    return not data.prompts or _files(data.prompts, "prompts")
+
+
 def _count_demonstrations(data: SnapshotData) -> int | None:
-    if not _files(data.demonstrations, "demonstrations"):
+    if not _files(data.demonstrations, "demonstrations") or not _are_prompts_small(data):
         return None
     bad = BadRows(skip=data.skip_bad_rows)
-    rows = read_demonstrations(data.demonstrations, valid_share=data.valid_share, bad=bad)
-    return sum(row.split == "train" for row in rows)
+    return sum(row.split == "train" for row in demonstrations_of(data, bad))
 
 
 def _count_prompts(data: SnapshotData, split: str | None) -> int | None:
@@ -382,11 +386,11 @@ def _count_prompts(data: SnapshotData, split: str | None) -> int | None:
 
 
 def _count_rankings(data: SnapshotData) -> _Rankings | None:
-    if not _files(data.comparisons, "comparisons"):
+    if not _files(data.comparisons, "comparisons") or not _are_prompts_small(data):
         return None
     bad = BadRows(skip=data.skip_bad_rows)
     num_prompts = num_pairs = most = 0
-    for row in read_comparisons(data.comparisons, valid_share=data.valid_share, bad=bad):
+    for row in rankings_of(data, bad):
         if row.split != "train" or row.cohort == "heldout" or len(set(row.ranks)) == 1:
             continue
         same = sum(math.comb(row.ranks.count(rank), 2) for rank in set(row.ranks))

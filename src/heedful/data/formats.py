@@ -9,8 +9,9 @@ The shape of a row is known by its fields, not by the name of its file:
                      {"prompt","chosen","rejected"}; {"chosen","rejected"} as whole dialogues
 
 A prompt without an id is named by a hash of its text, so that the same prompt has the same id in
-every file; a row without a split gets one from the same kind of hash, so that a prompt is never
-both trained on and held out. Fields that are not ours are ignored.
+every file. A row without a split has that of its prompt, where the files of prompts are at hand
+(``known_splits``), else one from the same kind of hash: a prompt is never both trained on and held
+out. Fields that are not ours are ignored.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ VALID_SHARE = 0.05
 
 _SPLITS = {name: name for name in get_args(Split)} | {"validation": "valid", "dev": "valid"}
 
+Splits = Mapping[str, Split]
+
 T = TypeVar("T")
 
 
@@ -73,6 +76,21 @@ def read_prompts(
 ) -> Iterator[Prompt]:
     """The prompts of files, folders, globs or ``hf:owner/name``, one at a time, in file order."""
     return _read(source, "prompts", lambda row: _prompt(row, valid_share), bad)
+
+
+def known_splits(
+    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+) -> dict[str, Split]:
+    """The splits of prompts by their ids and by the hashes of their texts, for other rows of them.
+
+    Where two prompts of one name differ, the one that is held out counts.
+    """
+    splits: dict[str, Split] = {}
+    for prompt in read_prompts(source, valid_share=valid_share, bad=bad):
+        for name in (prompt.id, prompt_id(prompt.text)):
+            if splits.get(name, "train") == "train":
+                splits[name] = prompt.split
+    return splits
 
 
 class GivenPrompt(NamedTuple):
@@ -98,20 +116,34 @@ def read_given_prompts(source: Source, *, bad: BadRows | None = None) -> Iterato
 
 
 def read_demonstrations(
-    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+    source: Source,
+    *,
+    valid_share: float = VALID_SHARE,
+    bad: BadRows | None = None,
+    splits: Splits | None = None,
 ) -> Iterator[Demonstration]:
-    """The demonstrations of files, folders, globs or ``hf:owner/name``, one at a time."""
-    return _read(source, "demonstrations", lambda row: _demonstration(row, valid_share), bad)
+    """The demonstrations of files, folders, globs or ``hf:owner/name``, one at a time.
+
+    ``splits`` are those of known prompts, for rows that name none.
+    """
+    return _read(
+        source, "demonstrations", lambda row: _demonstration(row, valid_share, splits or {}), bad
+    )
 
 
 def read_comparisons(
-    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+    source: Source,
+    *,
+    valid_share: float = VALID_SHARE,
+    bad: BadRows | None = None,
+    splits: Splits | None = None,
 ) -> Iterator[Ranking]:
     """The rankings of files, folders, globs or ``hf:owner/name``, one at a time.
 
-    Rows whose ranking is null are left out and counted in ``bad.num_unranked``.
+    Rows whose ranking is null are left out and counted in ``bad.num_unranked``; ``splits`` are
+    those of known prompts, for rows that name none.
     """
-    return _read(source, "comparisons", lambda row: _ranking(row, valid_share), bad)
+    return _read(source, "comparisons", lambda row: _ranking(row, valid_share, splits or {}), bad)
 
 
 def read_completions(
@@ -203,7 +235,7 @@ def _prompt(row: Fields, valid_share: float) -> Prompt:
     )
 
 
-def _demonstration(row: Fields, valid_share: float) -> Demonstration:
+def _demonstration(row: Fields, valid_share: float, splits: Splits) -> Demonstration:
     if has(row, "prompt") and has(row, "response"):
         prompt, field, response = prompt_of(row, "prompt"), "response", text_of(row, "response")
     elif has(row, "instruction") and has(row, "output"):
@@ -222,11 +254,11 @@ def _demonstration(row: Fields, valid_share: float) -> Demonstration:
         prompt=prompt,
         response=response,
         labeler=name_of(row, "labeler"),
-        split=_split(row, prompt, valid_share),
+        split=_split(row, prompt, valid_share, splits),
     )
 
 
-def _ranking(row: Fields, valid_share: float) -> Ranking | None:
+def _ranking(row: Fields, valid_share: float, splits: Splits) -> Ranking | None:
     ratings = None
     if has(row, "completions"):
         prompt = prompt_of(row, "prompt")
@@ -253,7 +285,7 @@ def _ranking(row: Fields, valid_share: float) -> Ranking | None:
         labeler=name_of(row, "labeler"),
         cohort=cohort,
         ratings=ratings,
-        split=_split(row, prompt, valid_share),
+        split=_split(row, prompt, valid_share, splits),
     )
 
 
@@ -391,8 +423,12 @@ def _rating(value: Any, field: str) -> Rating:
     return Rating(overall, flags)
 
 
-def _split(row: Fields, prompt: str, valid_share: float) -> Split:
-    return _named_split(row) or assign_split(prompt, valid_share)
+def _split(row: Fields, prompt: str, valid_share: float, splits: Splits | None = None) -> Split:
+    """The split that the row names, else that of its prompt, by text or by id, else by a hash."""
+    named = _named_split(row)
+    if named is None and splits:
+        named = splits.get(prompt_id(prompt)) or splits.get(name_of(row, "prompt_id") or "")
+    return named or assign_split(prompt, valid_share)
 
 
 def _named_split(row: Fields) -> Split | None:
