@@ -12,7 +12,7 @@ from heedful.data.examples import Example, PromptTokens, RankedPrompt
 from heedful.data.fields import has, name_of
 from heedful.data.formats import (
     VALID_SHARE,
-    known_splits,
+    prompt_id,
     read_comparisons,
     read_demonstrations,
     read_prompts,
@@ -49,9 +49,17 @@ def rankings_of(data: SnapshotData, bad: BadRows) -> Iterator[Ranking]:
 
 
 def _splits(data: SnapshotData, bad: BadRows) -> dict[str, Split]:
-    if not data.prompts:
-        return {}
-    return known_splits(data.prompts, valid_share=data.valid_share, bad=bad)
+    """The splits of the prompts of data.prompts, by their ids and by the hashes of their texts.
+
+    Where two prompts of one name differ, the one that is held out counts.
+    """
+    splits: dict[str, Split] = {}
+    for path in data.prompts:
+        for prompt in read_prompts(path, valid_share=data.valid_share, bad=bad):
+            for name in (prompt.id, prompt_id(prompt.text)):
+                if splits.get(name, "train") == "train":
+                    splits[name] = prompt.split
+    return splits
 
 
 def load_demonstrations(

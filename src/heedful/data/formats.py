@@ -10,7 +10,7 @@ The shape of a row is known by its fields, not by the name of its file:
 
 A prompt without an id is named by a hash of its text, so that the same prompt has the same id in
 every file. A row without a split has that of its prompt, where the files of prompts are at hand
-(``known_splits``), else one from the same kind of hash: a prompt is never both trained on and held
+(``splits``), else one from the same kind of hash: a prompt is never both trained on and held
 out. Fields that are not ours are ignored.
 """
 
@@ -39,7 +39,9 @@ from heedful.data.fields import (
     meant_by,
     name_of,
     prompt_of,
+    synonyms,
     text_of,
+    use_case_of,
 )
 from heedful.data.rows import (
     ROW_SUFFIXES,
@@ -50,6 +52,7 @@ from heedful.data.rows import (
     read_documents,
     read_rows,
 )
+from heedful.errors import DataError
 from heedful.records import (
     Cohort,
     Completion,
@@ -76,21 +79,6 @@ def read_prompts(
 ) -> Iterator[Prompt]:
     """The prompts of files, folders, globs or ``hf:owner/name``, one at a time, in file order."""
     return _read(source, "prompts", lambda row: _prompt(row, valid_share), bad)
-
-
-def known_splits(
-    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
-) -> dict[str, Split]:
-    """The splits of prompts by their ids and by the hashes of their texts, for other rows of them.
-
-    Where two prompts of one name differ, the one that is held out counts.
-    """
-    splits: dict[str, Split] = {}
-    for prompt in read_prompts(source, valid_share=valid_share, bad=bad):
-        for name in (prompt.id, prompt_id(prompt.text)):
-            if splits.get(name, "train") == "train":
-                splits[name] = prompt.split
-    return splits
 
 
 class GivenPrompt(NamedTuple):
@@ -198,6 +186,11 @@ def _parsed(row: Row, parse: Callable[[Fields], T | None], bad: BadRows) -> T | 
     try:
         record = parse(row.values)
     except RowProblem as problem:
+        if row.has_header and problem.of_fields:
+            raise DataError(
+                f"{row.file}, line 1: found {problem.found}; needed {problem.needed}. "
+                f"{problem.mend} Others' names that are read too: {synonyms()}."
+            ) from None
         bad.add(problem.at(row), row.values)
         return None
     if record is None:
@@ -229,7 +222,7 @@ def _prompt(row: Fields, valid_share: float) -> Prompt:
         source=source,
         kind=choice_of(row, "kind", {name: name for name in get_args(PromptKind)}),
         user=name_of(row, "user") or name_of(row, "user_id"),
-        use_case=name_of(row, "use_case"),
+        use_case=use_case_of(row),
         split=_split(row, text, valid_share),
         language=name_of(row, "language"),
     )
@@ -447,4 +440,5 @@ def _unknown(row: Fields, *shapes: str) -> RowProblem:
             mend = f"Rename {' and '.join(renamed)}."
             break
     found = f"the fields {', '.join(sorted(names))}" if names else "no fields"
-    return RowProblem(None, found, " or ".join(shapes), mend)
+    is_lacking = not any(set(shape.split(" + ")) <= row.keys() for shape in shapes)
+    return RowProblem(None, found, " or ".join(shapes), mend, of_fields=is_lacking)
