@@ -348,6 +348,16 @@ def _example(key: str, field: FieldInfo) -> str:
     return '"DIR"' if kind or key == "run_dir" else '"TEXT"'
 
 
+def required_settings(cls: type[Section]) -> list[str]:
+    """A line for each setting that has no default: how it is written, and what it means."""
+    lines: list[str] = []
+    for key, field in _leaves(cls):
+        if field.is_required():
+            write = _to_write(tuple(key.split(".")), _example(key, field), COMMAND_LINE)
+            lines.append(f"  {write}  {_meaning(field)}")
+    return lines
+
+
 def _leaves(cls: type[Section], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting with its full key, those of its groups too; what is a list is one setting."""
     for key, field in cls.model_fields.items():
