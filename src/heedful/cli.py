@@ -204,8 +204,9 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
     step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
     step.add_argument("--resume", action="store_true", help="go on from the newest training state")
     step.add_argument(
-        "--restart",
         "--overwrite",
+        "--restart",
+        dest="restart",
         action="store_true",
         help="start over: drop the training state, replace what a finished run has made",
     )
