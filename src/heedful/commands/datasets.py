@@ -74,7 +74,7 @@ def load_demonstrations(
                 response = template.encode_response(row.response)
                 num_cut += len(response) > data.max_response_tokens
                 examples.append(Example(prompt, response[: data.max_response_tokens]))
-    _say_left_out(limit, len(examples), split)
+    _say_left_out(limit, len(examples), split, data.demonstrations)
     _say_cut(num_cut, len(examples), data.max_response_tokens, split)
     return examples
 
@@ -99,7 +99,7 @@ def load_rankings(
         responses = [response[: data.max_response_tokens] for response in whole]
         ranks = list(row.ranks)
         found.append(RankedPrompt(row.prompt_id, prompt, responses, ranks, row.labeler, row.cohort))
-    _say_left_out(limit, len(found), split)
+    _say_left_out(limit, len(found), split, data.comparisons)
     num_responses = sum(len(row.responses) for row in found)
     _say_cut(num_cut, num_responses, data.max_response_tokens, split)
     return found
@@ -115,7 +115,7 @@ def load_prompts(
         tokens = limit.fit(template, row.text, row.id)
         if tokens is not None:
             found.append(PromptTokens(row.id, row.text, tokens))
-    _say_left_out(limit, len(found), split)
+    _say_left_out(limit, len(found), split, data.prompts)
     return found
 
 
@@ -178,10 +178,15 @@ def require_context(
     longest = max(lengths, default=0)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest > context:
-        raise DataError(
-            f"the longest prompt and response have {longest:,} tokens, the context of {path} is "
-            f"{context:,}: lower {limits[0]} and {limits[1]} to {context:,} together"
-        )
+        raise DataError(too_long(longest, context, path, limits))
+
+
+def too_long(longest: int, context: int, path: str, limits: tuple[str, str]) -> str:
+    """What is said where a sequence does not fit the context of the model in ``path``."""
+    return (
+        f"the longest prompt and response have {longest:,} tokens, the context of {path} is "
+        f"{context:,}: lower {limits[0]} and {limits[1]} to {context:,} together"
+    )
 
 
 def _limit(data: SnapshotData) -> PromptLimit:
@@ -209,8 +214,17 @@ def _say_cut(num_cut: int, num_responses: int, max_tokens: int, split: str) -> N
         )
 
 
-def _say_left_out(limit: PromptLimit, num_kept: int, split: str) -> None:
-    """Says on stderr how many prompts were too long: what is missing should not surprise anyone."""
+def _say_left_out(limit: PromptLimit, num_kept: int, split: str, paths: Sequence[str]) -> None:
+    """Says on stderr how many prompts were too long: what is missing should not surprise anyone.
+
+    Raises DataError where nothing is left to train on.
+    """
+    if split == "train" and limit.num_skipped and not num_kept:
+        raise DataError(
+            f"{', '.join(paths)}: all {limit.num_skipped:,} rows of the train split have prompts "
+            f"of more than {limit.max_tokens:,} tokens and are left out: raise "
+            'data.max_prompt_tokens, or set data.long_prompts = "left" to keep the ends of prompts'
+        )
     for count, what in ((limit.num_skipped, "left out"), (limit.num_cut, "cut at their beginning")):
         if count:
             print(
