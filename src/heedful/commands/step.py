@@ -88,6 +88,7 @@ def _run(options: argparse.Namespace, config: Any) -> None:
 def _dry_run(config: Any) -> int:
     """Prints settings and derived numbers; returns 1 where an input cannot be used, naming all."""
     from heedful.commands.inputs import problems, refuse
+    from heedful.commands.lengths import context_problems
     from heedful.commands.plan import derived_numbers
 
     print(dump_toml(config))
@@ -96,7 +97,7 @@ def _dry_run(config: Any) -> int:
         print(derived_numbers(config), flush=True)
     except DataError as error:  # rows that cannot be read; a missing file is named already
         wrong.append(str(error))
-    refuse(wrong)
+    refuse([*wrong, *context_problems(config)])
     return 0
 
 
