@@ -96,6 +96,50 @@ def test_every_command_has_help_worth_reading(command: str, capsys):
     assert len(capsys.readouterr().out.split()) > 12
 
 
+def test_help_names_the_heading_of_the_settings_and_those_that_are_required(capsys):
+    with pytest.raises(SystemExit):
+        main(["sft", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    page = (Path(__file__).parents[1] / "docs" / "config.md").read_text(encoding="utf-8")
+    assert "under 'heed sft'" in said and "\n## heed sft\n" in page
+    for line in (
+        "--run_dir=DIR Directory to write",
+        "--base=DIR Directory of the model to start from",
+        "--optim.lr=NUMBER Peak learning rate",
+        "--optim.batch_size=NUMBER Examples",
+        "data.demonstrations: step 1 imitates them: give --data.demonstrations=FILE",
+    ):
+        assert line in said
+
+
+def test_a_recipe_is_found_by_its_name_from_any_directory(tmp_path, monkeypatch, heed):
+    monkeypatch.chdir(tmp_path)
+    for name in ("miniature", "recipes/miniature.toml"):
+        assert heed("run", name, "--dry-run") == (0, ""), name
+    assert "miniature.toml does not" in heed("run", "other/miniature.toml", "--dry-run")[1]
+    code, said = heed("run", "minature")
+    assert code == 2
+    assert "minature does not exist: give the path of a TOML file, or the name of a recipe" in said
+    assert "(english, instructgpt-1.3b, instructgpt-175b, instructgpt-6b, miniature, " in said
+
+
+def test_the_demo_has_a_dry_run(tmp_path, capsys):
+    assert main(["demo", "--run-dir", str(tmp_path / "d"), "--dry-run"]) == 0
+    assert f"miniature.toml -> {tmp_path}/d (" in capsys.readouterr().out
+    assert not (tmp_path / "d").exists()
+
+
+def test_unexpected_arguments_are_told_what_is_allowed(heed):
+    code, said = heed("demo", "--sed", "3")
+    assert code == 2
+    assert "unexpected argument '--sed': heed demo takes --run-dir, --seed, --jobs" in said
+    assert "heed doctor takes no arguments" in heed("doctor", "now")[1]
+    assert heed("run", "instructgpt-1.3b", "--base=no", "--data=no", "--dry-run")[0] == 1
+    code, said = heed("prompts", "stats", "p.jsonl", "--cap=3")
+    assert code == 2
+    assert "unexpected argument '--cap=3': heed prompts takes stats FILES" in said
+
+
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])

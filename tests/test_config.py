@@ -132,9 +132,15 @@ def test_overrides_alone_are_enough():
         ("ppo.max_new_tokens=1", r"did you mean 'sampling\.max_new_tokens'\?"),
         ("model=b", r"unknown key 'model': did you mean 'base'\?"),
         ("optim.batchsize=1", r"'optim\.batchsize': did you mean 'optim\.batch_size'\?"),
-        ("data.text=3", r"data\.text = 3: Input should be a list"),
+        ("data.text=3", r"data\.text = 3: it needs a list .*, such as data\.text = \"FILE\"$"),
         ("zzz=1", r"unknown key 'zzz': known keys: base, compute, data"),
-        ("epochs=many", r"epochs = 'many': .*valid number"),
+        (
+            "epochs=many",
+            r"epochs = 'many': it needs a number \(Passes over .*\), such as epochs = 16$",
+        ),
+        ("seed=1.5", r"seed = 1\.5: it needs a whole number .*, such as seed = 0$"),
+        ("optim.lr=high", r"optim\.lr = 'high': it needs a number .*such as optim\.lr = NUMBER$"),
+        ("loss_on_prompt=3", r"= 3: it needs true or false .*such as loss_on_prompt = false$"),
         ("epochs=0", r"epochs = 0: .*greater than 0"),
         ("dropout=1.5", r"dropout = 1\.5: .*less than or equal to 1"),
         ("optim.schedule=linear", r"optim\.schedule = 'linear': .*'cosine' or 'constant'"),
@@ -181,12 +187,27 @@ def test_a_missing_key_is_named(tmp_path):
         ("optim.lr=1", "ppo.lr"),
         ("episodes=1", "ppo.episodes"),
         ("ppo.kl_ceof=1", "ppo.kl_coef"),
+        ("ppo.value=1", "ppo.value_lr"),
     ],
 )
 def test_the_words_of_the_paper_lead_to_the_key(override, key):
     values = ["run_dir=r", "policy=p", "reward_model=m", override]
     with pytest.raises(ConfigError, match=rf"did you mean '{re.escape(key)}'\?"):
         load_config(PPOConfig, None, values)
+
+
+def test_the_first_word_of_keys_leads_to_all_of_them():
+    keys = r"'ppo\.kl_coef' or 'ppo\.kl_target' or 'ppo\.kl_horizon'\?"
+    with pytest.raises(ConfigError, match=rf"unknown key 'ppo\.kl': did you mean {keys}"):
+        load_config(PPOConfig, None, ["run_dir=r", "policy=p", "reward_model=m", "ppo.kl=1"])
+
+
+def test_a_wrong_value_on_the_command_line_is_mended_there():
+    needed = ["run_dir=r", "base=b", "optim.lr=1", "optim.batch_size=8"]
+    with pytest.raises(ConfigError, match=r"epochs = 'two': .*, such as --epochs=16$"):
+        load_config(SFTConfig, None, [*needed, "epochs=two"])
+    with pytest.raises(ConfigError, match=r"'cosine' or 'constant' .*--optim\.schedule=cosine$"):
+        load_config(SFTConfig, None, [*needed, "optim.schedule=linear"])
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):

@@ -11,12 +11,15 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from heedful import __version__
+from heedful import config as configs
+from heedful.commands.inputs import required_of
 from heedful.commands.table import COMMANDS, TRAINING, Command
 from heedful.errors import ConfigError, HeedfulError
 from heedful.memory import tune_allocator
@@ -31,6 +34,8 @@ THROUGH_SERVICE = {
     "through": "service",
     "demonstrations": "{demonstrate}/demonstrations.jsonl",
 }
+DRY_RUN = "print stages, settings and numbers, name what is missing, and stop"
+MAX_LINE = 80  # characters of a line of help, as argparse has them
 # The words that take no value where settings are given as --section.key=value.
 FLAGS = (
     *("dry-run", "resume", "restart", "overwrite", "rescore"),
@@ -158,7 +163,8 @@ def _add_demo(commands: Any) -> None:
         action="store_true",
         help="simulated labelers log in to a labeling service, are screened, write and rank there",
     )
-    demo.set_defaults(handler=_demo)
+    demo.add_argument("--dry-run", action="store_true", help=DRY_RUN)
+    demo.set_defaults(handler=_demo, allowed="--run-dir, --seed, --jobs, --service, --dry-run")
 
 
 def _add_run(commands: Any) -> None:
@@ -174,16 +180,22 @@ def _add_run(commands: Any) -> None:
         "--run-dir", type=Path, help="directory of the run (default: as in the recipe)"
     )
     run.add_argument("--jobs", type=int, help="stages at a time (default: as in the recipe)")
-    run.add_argument("--dry-run", action="store_true", help="print the stages and stop")
+    run.add_argument("--dry-run", action="store_true", help=DRY_RUN)
     run.set_defaults(handler=_run)
 
 
 def _add_step(commands: Any, name: str, command: Command) -> None:
+    needed = required_of(getattr(configs, command.config))
     step = commands.add_parser(
         name,
         help=command.help,
-        description=f"{command.help}. Settings come from a TOML file and --section.key=value "
-        f"overrides; docs/config.md lists them under {command.config}.",
+        description=textwrap.fill(
+            f"{command.help}. Settings come from a TOML file and --section.key=value overrides; "
+            f"docs/config.md lists them all under 'heed {name}'.",
+            MAX_LINE,
+        ),
+        epilog="\n".join(["settings that are required:", *needed]).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = (
         "suites (bias,toxicity), preference, tax RUN..., or a TOML file" if name == "eval" else ""
@@ -192,8 +204,9 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
     step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
     step.add_argument("--resume", action="store_true", help="go on from the newest training state")
     step.add_argument(
-        "--restart",
         "--overwrite",
+        "--restart",
+        dest="restart",
         action="store_true",
         help="start over: drop the training state, replace what a finished run has made",
     )
@@ -229,23 +242,42 @@ def _add_prompts(commands: Any) -> None:
     load.add_argument(
         "--overwrite", action="store_true", help="write --out again in the place of what is there"
     )
-    load.set_defaults(handler=_prompts)
+    allowed = "import FILES, --out, --seed, --cap, --valid, --test, --languages, --skip-bad-rows"
+    load.set_defaults(handler=_prompts, allowed=f"{allowed}, --overwrite")
     stats = actions.add_parser("stats", help="counts of prompt files by split, source and use case")
     stats.add_argument("files", nargs="+", help="prompt files, folders or globs")
-    stats.set_defaults(handler=_prompts)
+    stats.set_defaults(handler=_prompts, allowed="stats FILES, and no options")
 
 
 def _demo(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    _no_more(options, rest)
     variables = {"seed": options.seed} | (THROUGH_SERVICE if options.service else {})
-    return _run_recipe(RECIPES / "miniature.toml", options.run_dir, options.jobs, variables, False)
+    path = RECIPES / "miniature.toml"
+    return _run_recipe(path, options.run_dir, options.jobs, variables, options.dry_run)
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
-    path = Path(options.recipe)
-    if not path.exists() and (RECIPES / f"{options.recipe}.toml").exists():
-        path = RECIPES / f"{options.recipe}.toml"
+    path = _recipe_file(options.recipe)
     return _run_recipe(path, options.run_dir, options.jobs, _variables(rest), options.dry_run)
+
+
+def _recipe_file(given: str) -> Path:
+    """The file of a recipe: a path, else the name of one that heedful brings.
+
+    recipes/NAME.toml, as the documents write it, is such a name where there is no such file.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    is_name = path.parent in (Path("."), Path("recipes"))
+    ours = RECIPES / f"{path.name.removesuffix('.toml')}.toml"
+    if is_name and ours.is_file():
+        return ours
+    names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
+    raise ConfigError(
+        f"{given} does not exist: give the path of a TOML file, or the name of a recipe that "
+        f"heedful brings ({names})"
+    )
 
 
 def _run_recipe(
@@ -350,7 +382,7 @@ def _settings(path: str | None, rest: list[str]) -> tuple[str | None, list[str]]
 
 
 def _prompts(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    _no_more(options, rest)
     from heedful.commands.prompts import run_import, run_stats
 
     if options.action == "stats":
@@ -365,15 +397,17 @@ def _service(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
-    _no_more(rest)
+    _no_more(options, rest)
     from heedful.commands.doctor import run_doctor
 
     return run_doctor()
 
 
-def _no_more(rest: list[str]) -> None:
+def _no_more(options: argparse.Namespace, rest: list[str]) -> None:
     if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}")
+        allowed = getattr(options, "allowed", "")
+        hint = f"takes {allowed}" if allowed else "takes no arguments"
+        raise ConfigError(f"unexpected argument {rest[0]!r}: heed {options.command} {hint}")
 
 
 if __name__ == "__main__":

@@ -164,13 +164,15 @@ class SnapshotData(Section):
     comparisons: Comparisons = ()
     """Files of ranked completions (step 2)."""
     prompts: Prompts = ()
-    """Files of prompts (step 3, sampling, model selection)."""
+    """Files of prompts (step 3, sampling, model selection). Steps 1 and 2 take the split of a row
+    that names none from them, by the prompt's text or id."""
     use: str | None = None
     """Train only on prompts whose `use` field has this value."""
     text: TextFiles = ()
     """Files of pretraining text (the pretraining mix of steps 1 and 3)."""
     valid_share: Share = 0.05
-    """Share of rows without a split that is held out, by a hash of the prompt."""
+    """Share of rows without a split that is held out, by a hash of the prompt, where data.prompts
+    does not hold their prompt."""
     max_prompt_tokens: Positive = 1024
     """Longest prompt (paper C: prompts over 1k tokens are filtered)."""
     max_response_tokens: Positive = 1024

@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest known one.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 import typing
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from heedful.errors import ConfigError
 
@@ -88,6 +90,14 @@ C = TypeVar("C", bound=Section)
 COMMAND_LINE = "the command line"
 # A key shorter than this is not looked for in what the known keys mean: too much would be found.
 MIN_WORD = 4
+# What a setting of a type needs, by pydantic's names of the errors.
+NEEDS = {
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "string_type": "a text",
+    "tuple_type": "a list",
+}
 
 
 def load_config(cls: type[C], path: Path | str | None, overrides: list[str] | None = None) -> C:
@@ -212,9 +222,43 @@ def _explain(cls: type[Section], error: ValidationError, where: str) -> str:
         elif item["type"] == "missing":
             lines += _missing(cls, location, where)
         else:
-            says = item["msg"].replace("valid tuple", "list")
-            lines.append(f"{_joined(location)} = {item['input']!r}: {says}")
+            lines.append(_wrong_value(cls, location, item, where))
     return f"{where}: " + "; ".join(lines)
+
+
+def _wrong_value(cls: type[Section], location: Location, item: ErrorDetails, where: str) -> str:
+    """What is said of a value that cannot be: what is needed, what it means, and one to write."""
+    needs = NEEDS.get(item["type"]) or item["msg"].replace("Input should be", "to be")
+    says = f"{_joined(location)} = {item['input']!r}: it needs {needs}"
+    known = next(
+        (location[:end] for end in range(len(location), 0, -1) if _field_at(cls, location[:end])),
+        None,
+    )
+    if known is None:
+        return says
+    field = cast(FieldInfo, _field_at(cls, known))
+    default = field.default
+    is_shown = isinstance(default, str | int | float) and default != item["input"]
+    value = json.dumps(default) if is_shown else _example(_joined(known), field)
+    means = _meaning(field)
+    return f"{says}{f' ({means})' if means else ''}, such as {_to_write(known, value, where)}"
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The first sentence of what a setting means."""
+    return " ".join((field.description or "").split()).partition(". ")[0].rstrip(".")
+
+
+def _to_write(location: Location, value: str, where: str) -> str:
+    """How a setting is written there where it is missing or wrong; ``value`` is TOML."""
+    key = _joined(location)
+    if any(isinstance(part, int) for part in location):
+        return f"{location[-1]} = {value}"
+    if where != COMMAND_LINE:
+        return f"{key} = {value}"
+    plain = value.strip('"')
+    is_plain = re.fullmatch(r"[\w.+-]+", plain) is not None
+    return f"--{key}={plain if is_plain else repr(value)}"
 
 
 Location = tuple[int | str, ...]
@@ -229,16 +273,21 @@ def _unknown(cls: type[Section], location: Location, value: Any) -> list[str]:
     if isinstance(value, dict) and value:
         inner = cast(dict[str, Any], value)
         return [line for key in inner for line in _unknown(cls, (*location, key), inner[key])]
-    near = _nearest(cls, location)
-    if near is None:
-        section = _section_at(cls, location[:-1]) or cls
+    section = _section_at(cls, location[:-1]) or cls
+    near = _beginning_with(section, location) or _nearest(cls, location)
+    hint = f"did you mean {' or '.join(map(repr, near))}?"
+    if not near:
         hint = f"known keys: {', '.join(sorted(section.model_fields))}"
-    else:
-        hint = f"did you mean {near!r}?"
     return [f"unknown key {_joined(location)!r}: {hint}"]
 
 
-def _nearest(cls: type[Section], location: Location) -> str | None:
+def _beginning_with(section: type[Section], location: Location) -> list[str]:
+    """The keys of the same group whose first word is the unknown key: "kl" is kl_coef and more."""
+    first = f"{location[-1]}_"
+    return [_joined((*location[:-1], k)) for k in section.model_fields if k.startswith(first)]
+
+
+def _nearest(cls: type[Section], location: Location) -> list[str]:
     """The known key that was probably meant: spelt alike, elsewhere, or meaning what it says."""
     above, name = location[:-1], str(location[-1])
     section = _section_at(cls, above)
@@ -248,20 +297,20 @@ def _nearest(cls: type[Section], location: Location) -> str | None:
     everywhere = own | dict(_leaves(cls))
     written = {key.rpartition(".")[2]: key for key in own}
     for alike in difflib.get_close_matches(name, written, n=1, cutoff=0.75):
-        return written[alike]
+        return [written[alike]]
     if section is None:  # the group is unknown too: its name may be what is misspelt
         for alike in difflib.get_close_matches(_joined(location), everywhere, n=1, cutoff=0.75):
-            return alike
+            return [alike]
     meant = re.compile(rf"\b{re.escape(name.replace('_', ' '))}\b", re.IGNORECASE)
     for key in everywhere:
         if key.rpartition(".")[2] == name:
-            return key
+            return [key]
     for key, field in everywhere.items():
         if len(name) >= MIN_WORD and meant.search(" ".join((field.description or "").split())):
-            return key
+            return [key]
     for alike in difflib.get_close_matches(name, written, n=1, cutoff=0.5):
-        return written[alike]
-    return None
+        return [written[alike]]
+    return []
 
 
 def _missing(cls: type[Section], location: Location, where: str) -> list[str]:
@@ -275,15 +324,9 @@ def _missing(cls: type[Section], location: Location, where: str) -> list[str]:
         found = {_joined((*location, key)): inner for key, inner in needed.items()} or found
     lines: list[str] = []
     for key, inner in found.items():
-        means = " ".join((inner.description or "").split()).partition(". ")[0].rstrip(".")
-        value = _example(key, inner)
-        if any(isinstance(part, int) for part in location):
-            write = f"{location[-1]} = {value}"
-        elif where == COMMAND_LINE:
-            plain = value.strip('"')
-            write = f"--{key}={plain if plain.isalpha() else repr(value)}"
-        else:
-            write = f"{key} = {value}"
+        means = _meaning(inner)
+        place = location if key == _joined(location) else tuple(key.split("."))
+        write = _to_write(place, _example(key, inner), where)
         lines.append(f"missing key {key!r}{f' ({means})' if means else ''}: write {write}")
     return lines
 
@@ -305,6 +348,16 @@ def _example(key: str, field: FieldInfo) -> str:
     return '"DIR"' if kind or key == "run_dir" else '"TEXT"'
 
 
+def required_settings(cls: type[Section]) -> list[str]:
+    """A line for each setting that has no default: how it is written, and what it means."""
+    lines: list[str] = []
+    for key, field in _leaves(cls):
+        if field.is_required():
+            write = _to_write(tuple(key.split(".")), _example(key, field), COMMAND_LINE)
+            lines.append(f"  {write}  {_meaning(field)}")
+    return lines
+
+
 def _leaves(cls: type[Section], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every setting with its full key, those of its groups too; what is a list is one setting."""
     for key, field in cls.model_fields.items():
@@ -323,6 +376,12 @@ def _group_of(annotation: Any) -> type[Section] | None:
     """The group of settings that a field is, or that it is a list of."""
     candidates = [annotation, *typing.get_args(annotation)]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def _field_at(cls: type[Section], location: Location) -> FieldInfo | None:
+    """The setting at a place; None where there is none."""
+    section = _section_at(cls, location[:-1])
+    return None if section is None else section.model_fields.get(str(location[-1]))
 
 
 def _section_at(cls: type[Section], location: Location) -> type[Section] | None:

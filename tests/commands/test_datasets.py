@@ -155,3 +155,39 @@ def test_a_row_to_be_used_needs_an_id(tmp_path):
     bad = BadRows(skip=True)
     assert [row.id for row in select_prompts([path], None, "ppo", bad=bad)] == ["a", "c"]
     assert bad.num_bad == 1
+
+
+# Splits
+
+
+def test_rows_without_a_split_have_that_of_their_prompt(tmp_path, template):
+    """Prompts that were split by user: their hash would put them elsewhere."""
+    prompts = [
+        {"id": "a", "text": "w2", "split": "valid"},
+        {"id": "b", "text": "w3", "split": "test"},
+        {"id": "c", "text": "w4", "split": "train"},
+        {"id": "d", "text": "w3", "split": "train"},  # the text is held out above
+    ]
+    rows = [
+        {"prompt": "w2"},  # by its text
+        {"prompt_id": "b", "prompt": "w9"},  # by its id
+        {"prompt_id": "c", "prompt": "w2"},  # the text counts before the id
+        {"prompt": "w3"},
+        {"prompt": "w4"},
+        {"prompt": "w2", "split": "train"},  # as it says
+    ]
+    pair = {"completions": [{"text": "w5"}, {"text": "w6"}], "ranks": [1, 2]}
+    given = {
+        "prompts": (write(tmp_path / "p.jsonl", prompts),),
+        "demonstrations": (write(tmp_path / "d.jsonl", [r | {"response": "w5"} for r in rows]),),
+        "comparisons": (write(tmp_path / "c.jsonl", [row | pair for row in rows]),),
+    }
+    expected = {"train": [[4], [2]], "valid": [[2], [2]], "test": [[9], [3]]}
+    data = SnapshotData(**given)
+    for split, tokens in expected.items():
+        for load in (load_demonstrations, load_rankings):
+            found = load(data, template, split, BadRows())
+            assert [row.prompt for row in found] == tokens
+    # without the prompts a hash decides: nothing is a test row, and all rows are somewhere
+    data = SnapshotData(**given | {"prompts": ()}, valid_share=0.0)
+    assert len(load_demonstrations(data, template, "train", BadRows())) == len(rows)

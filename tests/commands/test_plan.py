@@ -56,6 +56,19 @@ def test_updates_of_sft_are_those_of_the_step(tmp_path, num: int, epochs: float)
     assert (found["updates in all"], found["updates per epoch"]) == (str(in_all), str(per_epoch))
 
 
+def test_what_is_too_few_is_warned_of(tmp_path):
+    said = derived_numbers(sft(tmp_path, 3))
+    assert "an update of 32 passes over all 3 more than once: lower optim.batch_size" in said
+    assert "lower optim.batch_size" not in derived_numbers(sft(tmp_path, 32))
+    values = {"run_dir": "x", "policy": "no/policy", "reward_model": "no/reward"}
+    ppo = {"batch_size": 8, "minibatch_size": 4, "warmup_iterations": 10}
+    for episodes, is_few in ((16, True), (80, True), (88, False)):
+        config = PPOConfig.model_validate({**values, "ppo": {**ppo, "episodes": episodes}})
+        said = derived_numbers(config)
+        few = f"warning: there are only {episodes // 8} iterations, and the learning rate rises"
+        assert (few in said) == is_few
+
+
 def test_the_mix_of_sft(tmp_path):
     config = sft(tmp_path, 40, pretraining_mix=0.2, row_tokens=100)
     found = rows(config)

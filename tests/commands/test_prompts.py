@@ -45,6 +45,8 @@ def test_import_writes_clean_prompts_and_says_what_was_dropped(files, capsys):
     said = capsys.readouterr().out
     for name, count in (("near-duplicate", "-1"), ("over the user's cap", "-2"), ("kept", "23")):
         assert any(name in line and count in line for line in said.splitlines()), name
+    # 2 of 26 and 1 of 26 rows, with the sign of their counts
+    assert "-7.7%" in said and "-3.8%" in said
     assert not list(out.parent.glob("*.partial"))
 
 
@@ -197,6 +199,35 @@ def test_a_bad_row_counts_once(files, capsys):
     said = capsys.readouterr().out
     assert any("cannot be read" in line and "-1" in line for line in said.splitlines())
     assert len(read(out.parent / "bad_rows.jsonl")) == 1
+
+
+def test_a_use_case_that_is_none_of_the_ten_is_named_with_the_nearest(tmp_path, capsys):
+    path = tmp_path / "p.jsonl"
+    names = ["brainstrom", "brainstrom", "Poetry", "open qa"]
+    rows = [{"text": f"{k} is a prompt", "use_case": name} for k, name in enumerate(names)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert main(["prompts", "stats", str(path)]) == 0
+    out, said = capsys.readouterr()
+    first, second = said.splitlines()
+    assert first.startswith("warning: use case 'brainstrom' (2 prompts) is none of the paper's")
+    assert first.endswith("did you mean 'brainstorming'?")
+    assert "'Poetry' (1 prompt)" in second and "they are generation, open_qa," in second
+    assert "shares of the prompts that name one" in " ".join(out.split())
+    assert out.splitlines()[-1] == "counted 4 prompts of 1 file"
+
+
+def test_stats_of_other_files_say_what_they_are(tmp_path, capsys):
+    path = tmp_path / "c.jsonl"
+    for row, kind in (
+        ({"prompt": "Who?", "chosen": "Me", "rejected": "You"}, "rankings"),
+        ({"prompt": "Who?", "response": "Me"}, "demonstrations"),
+        ({"text": "Who?"}, ""),
+    ):
+        path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        assert main(["prompts", "stats", str(path)]) == 0
+        out, said = capsys.readouterr()
+        assert said.startswith(f"warning: {path} holds {kind}") if kind else said == ""
+        assert out.splitlines()[-1] == "counted 1 prompt of 1 file"
 
 
 def test_nothing_left_is_an_error(files, capsys):

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from heedful.commands.sample import few_shot, prompt_tokens, run_prefix, run_sample
 from heedful.config import PrefixConfig, SampleConfig, SampledModel
+from heedful.data.formats import read_completions
 from heedful.models.scalar_model import scalar_model_from
 from heedful.records import Prompt
 from heedful.training.checkpoint import publish
@@ -121,3 +122,17 @@ def test_a_prefix_is_chosen_by_what_ended_answers_are_worth(directory, tmp_path)
     run_prefix(PrefixConfig.model_validate(config))
     found = json.loads((tmp_path / "run" / "prefix.json").read_text())
     assert found["scores"] == {"p40": -1.0, "p50": -1.0}
+
+
+def test_completions_have_the_splits_of_their_prompts(directory, tmp_path):
+    """So that rankings of them are held out where the prompts are, however they are read."""
+    rows = [{"id": split, "text": "w10 w15", "split": split} for split in ("test", "train")]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    models = [{"name": "m", "path": str(directory / "model")}]
+    changes = {"prompts": [str(prompts)], "split": None, "reward_model": None, "models": models}
+    run_sample(SampleConfig.model_validate(settings(directory, tmp_path / "run", **changes)))
+    found = {row["prompt_id"]: row["split"] for row in completions(tmp_path / "run")}
+    assert found == {"test": "test", "train": "train"}
+    read = read_completions(tmp_path / "run" / "completions.jsonl")
+    assert [prompt.split for prompt, _ in read] == ["test", "train"]

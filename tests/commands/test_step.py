@@ -77,7 +77,7 @@ def test_a_run_that_has_not_ended_is_not_overwritten_unasked(tmp_path, model, he
     code, said = heed(*sft(tmp_path, model, rows))
     assert code == 2
     assert "--resume" in said
-    assert "--restart" in said
+    assert "--overwrite" in said and "--restart" not in said
     assert heed(*sft(tmp_path, model, rows), "--restart")[0] == 0
 
 
@@ -137,7 +137,7 @@ def test_a_finished_run_is_not_resumed_with_other_settings(tmp_path, model, heed
     code, said = heed(*words, "--seed=1", "--optim.lr=0.5")
     assert code == 2
     assert "other settings (optim.lr is 0.001 there, 0.5 here; seed is 0 there, 1 here)" in said
-    assert "--restart" in said
+    assert "--overwrite" in said and "--restart" not in said
     code, said = heed(*words, "--compute.threads=1", "--log.save_every=7", "--compute.dtype=auto")
     assert (code, "is finished: nothing is left to do" in said) == (0, True)
 
@@ -249,7 +249,7 @@ def test_a_command_that_saves_nothing_on_the_way_begins_anew(tmp_path, model, he
     with monkeypatch.context() as patch:
         patch.setattr("heedful.commands.train.file_progress", signals_at(1, signal.SIGTERM))
         said = heed(*sampling(tmp_path, model), "--restart")[1]
-    assert said == "stopped; --restart begins anew (completions.jsonl is of an earlier run)\n"
+    assert said == "stopped; --overwrite begins anew (completions.jsonl is of an earlier run)\n"
 
 
 def test_the_last_line_says_what_was_written_where_and_in_what_time(tmp_path, model, heed):

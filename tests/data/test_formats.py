@@ -81,7 +81,32 @@ def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "input": "1 2", "output": "3"}
     assert demonstration_of(tmp_path, row) == ("Add.\n\n1 2", "3")
     assert demonstration_of(tmp_path, row | {"input": ""}) == ("Add.", "3")
-    assert demonstration_of(tmp_path, row | {"input": None, "output": ""}) == ("Add.", "")
+    assert demonstration_of(tmp_path, row | {"input": None, "output": "0"}) == ("Add.", "0")
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": "Add.", "response": ""}, "response"),
+        ({"instruction": "Add.", "output": " \n"}, "output"),
+        (
+            {"messages": [{"role": "user", "content": "Add."},
+                          {"role": "assistant", "content": ""}]},
+            "messages",
+        ),
+    ],
+)  # fmt: skip
+def test_an_empty_response_is_no_demonstration(
+    tmp_path: Path, row: dict[str, Any], field: str
+) -> None:
+    good = {"prompt": "Add.", "response": "2"}
+    with pytest.raises(DataError) as caught:
+        list(read_demonstrations(write(tmp_path / "d.jsonl", good, row)))
+    assert f"d.jsonl, line 2: field {field!r}: found an empty response" in str(caught.value)
+    assert "drop the row" in str(caught.value)
+    # a completion may be empty: it is ranked, not imitated
+    pair = {"prompt": "Add.", "chosen": "2", "rejected": ""}
+    assert ranking_of(tmp_path, pair)[1] == ["2", ""]
 
 
 def test_messages_become_a_dialogue(tmp_path: Path) -> None:
@@ -354,6 +379,50 @@ def test_headers_of_tables_may_differ_in_case_or_be_common_synonyms(tmp_path: Pa
     write(path, 'Prompt,Responses,Ranking\nWho?,"[""a"", ""b""]","[1, 2]"\n')
     (ranking,) = read_comparisons(path)
     assert (ranking.ranks, ranking.completions[1].text) == ((1, 2), "b")
+
+
+def test_a_table_with_another_separator_is_told_which(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", "prompt;response\nWho?;Me\n")
+    with pytest.raises(DataError, match=r"d\.csv, line 1: the columns .* by ';'; needed ','"):
+        list(read_demonstrations(path))
+    path = write(tmp_path / "d.tsv", "prompt,response\nWho?,Me\n")
+    with pytest.raises(DataError, match=r"line 1: the columns .* by ','; needed '.t'"):
+        list(read_demonstrations(path))
+    assert [p.text for p in read_prompts(write(path, "text\na,b;c\n"))] == ["a,b;c"]
+
+
+def test_a_header_that_lacks_a_field_is_named_once_at_line_1(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", "prompt,said\n" + "Who?,Me\n" * 3)
+    with pytest.raises(DataError) as caught:
+        list(read_demonstrations(path, bad=BadRows(skip=True, to=tmp_path / "bad.jsonl")))
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line 1: found the fields prompt, said; needed prompt + res")
+    assert message.count("found") == 1 and "'answer' for response" in message
+
+
+def test_plain_text_is_told_how_to_be_written(tmp_path: Path) -> None:
+    for name, line in (("p.jsonl", "line 1: "), ("p.txt", "")):
+        with pytest.raises(DataError, match=rf"{line}.*write .\"text\": \"\.\.\.\". for each"):
+            list(read_prompts(write(tmp_path / name, "Write a poem.\n")))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("open qa", "open_qa"),
+        ("Open-QA", "open_qa"),
+        ("brainstorm", "brainstorming"),
+        ("Summarise", "summarization"),
+        ("extraction", "extract"),
+        ("Poetry", "Poetry"),  # nobody's guess
+        (None, None),
+    ],
+)
+def test_use_cases_are_read_under_their_obvious_names(
+    tmp_path: Path, given: str | None, found: str | None
+) -> None:
+    (prompt,) = read_prompts(write(tmp_path / "p.jsonl", {"text": "a", "use_case": given}))
+    assert prompt.use_case == found
 
 
 def test_a_row_of_another_kind_names_the_shapes(tmp_path: Path) -> None:

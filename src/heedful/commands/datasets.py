@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from heedful.config import SnapshotData
@@ -12,6 +12,7 @@ from heedful.data.examples import Example, PromptTokens, RankedPrompt
 from heedful.data.fields import has, name_of
 from heedful.data.formats import (
     VALID_SHARE,
+    prompt_id,
     read_comparisons,
     read_demonstrations,
     read_prompts,
@@ -19,7 +20,7 @@ from heedful.data.formats import (
 from heedful.data.rows import ROW_SUFFIXES, find_files, read_rows
 from heedful.data.template import PromptLimit, Template
 from heedful.errors import DataError
-from heedful.records import Prompt
+from heedful.records import Demonstration, Prompt, Ranking, Split
 
 # Settings that bound a prompt and the response that comes after it: in data, sampled for prompts of
 # the data settings, and sampled by a command that only samples.
@@ -28,21 +29,52 @@ ROLLOUT_LIMITS = ("data.max_prompt_tokens", "sampling.max_new_tokens")
 SAMPLE_LIMITS = ("max_prompt_tokens", "sampling.max_new_tokens")
 
 
+def demonstrations_of(data: SnapshotData, bad: BadRows) -> Iterator[Demonstration]:
+    """The demonstrations of all splits; one that names none has that of its prompt in
+    data.prompts, so that what is held out there is held out here."""
+    if not data.demonstrations:
+        return
+    share, splits = data.valid_share, _splits(data, bad)
+    for path in data.demonstrations:
+        yield from read_demonstrations(path, valid_share=share, bad=bad, splits=splits)
+
+
+def rankings_of(data: SnapshotData, bad: BadRows) -> Iterator[Ranking]:
+    """The rankings of all splits, which they have as demonstrations have theirs."""
+    if not data.comparisons:
+        return
+    share, splits = data.valid_share, _splits(data, bad)
+    for path in data.comparisons:
+        yield from read_comparisons(path, valid_share=share, bad=bad, splits=splits)
+
+
+def _splits(data: SnapshotData, bad: BadRows) -> dict[str, Split]:
+    """The splits of the prompts of data.prompts, by their ids and by the hashes of their texts.
+
+    Where two prompts of one name differ, the one that is held out counts.
+    """
+    splits: dict[str, Split] = {}
+    for path in data.prompts:
+        for prompt in read_prompts(path, valid_share=data.valid_share, bad=bad):
+            for name in (prompt.id, prompt_id(prompt.text)):
+                if splits.get(name, "train") == "train":
+                    splits[name] = prompt.split
+    return splits
+
+
 def load_demonstrations(
     data: SnapshotData, template: Template, split: str, bad: BadRows
 ) -> list[Example]:
     """The tokenized demonstrations of a split; responses over the limit are cut without EOS."""
     examples, limit, num_cut = [], _limit(data), 0
-    for path in data.demonstrations:
-        for row in read_demonstrations(path, valid_share=data.valid_share, bad=bad):
-            if row.split != split:
-                continue
+    for row in demonstrations_of(data, bad):
+        if row.split == split:
             prompt = limit.fit(template, row.prompt, row.prompt_id)
             if prompt is not None:
                 response = template.encode_response(row.response)
                 num_cut += len(response) > data.max_response_tokens
                 examples.append(Example(prompt, response[: data.max_response_tokens]))
-    _say_left_out(limit, len(examples), split)
+    _say_left_out(limit, len(examples), split, data.demonstrations)
     _say_cut(num_cut, len(examples), data.max_response_tokens, split)
     return examples
 
@@ -56,22 +88,18 @@ def load_rankings(
     no training data (paper 3.4).
     """
     found, limit, num_cut = [], _limit(data), 0
-    for path in data.comparisons:
-        for row in read_comparisons(path, valid_share=data.valid_share, bad=bad):
-            if row.split != split or (split == "train" and row.cohort == "heldout"):
-                continue
-            prompt = limit.fit(template, row.prompt, row.prompt_id)
-            if prompt is None:
-                continue
-            whole = [template.encode_response(c.text, c.finished) for c in row.completions]
-            num_cut += sum(len(response) > data.max_response_tokens for response in whole)
-            responses = [response[: data.max_response_tokens] for response in whole]
-            found.append(
-                RankedPrompt(
-                    row.prompt_id, prompt, responses, list(row.ranks), row.labeler, row.cohort
-                )
-            )
-    _say_left_out(limit, len(found), split)
+    for row in rankings_of(data, bad):
+        if row.split != split or (split == "train" and row.cohort == "heldout"):
+            continue
+        prompt = limit.fit(template, row.prompt, row.prompt_id)
+        if prompt is None:
+            continue
+        whole = [template.encode_response(c.text, c.finished) for c in row.completions]
+        num_cut += sum(len(response) > data.max_response_tokens for response in whole)
+        responses = [response[: data.max_response_tokens] for response in whole]
+        ranks = list(row.ranks)
+        found.append(RankedPrompt(row.prompt_id, prompt, responses, ranks, row.labeler, row.cohort))
+    _say_left_out(limit, len(found), split, data.comparisons)
     num_responses = sum(len(row.responses) for row in found)
     _say_cut(num_cut, num_responses, data.max_response_tokens, split)
     return found
@@ -87,7 +115,7 @@ def load_prompts(
         tokens = limit.fit(template, row.text, row.id)
         if tokens is not None:
             found.append(PromptTokens(row.id, row.text, tokens))
-    _say_left_out(limit, len(found), split)
+    _say_left_out(limit, len(found), split, data.prompts)
     return found
 
 
@@ -150,10 +178,15 @@ def require_context(
     longest = max(lengths, default=0)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest > context:
-        raise DataError(
-            f"the longest prompt and response have {longest:,} tokens, the context of {path} is "
-            f"{context:,}: lower {limits[0]} and {limits[1]} to {context:,} together"
-        )
+        raise DataError(too_long(longest, context, path, limits))
+
+
+def too_long(longest: int, context: int, path: str, limits: tuple[str, str]) -> str:
+    """What is said where a sequence does not fit the context of the model in ``path``."""
+    return (
+        f"the longest prompt and response have {longest:,} tokens, the context of {path} is "
+        f"{context:,}: lower {limits[0]} and {limits[1]} to {context:,} together"
+    )
 
 
 def _limit(data: SnapshotData) -> PromptLimit:
@@ -181,8 +214,17 @@ def _say_cut(num_cut: int, num_responses: int, max_tokens: int, split: str) -> N
         )
 
 
-def _say_left_out(limit: PromptLimit, num_kept: int, split: str) -> None:
-    """Says on stderr how many prompts were too long: what is missing should not surprise anyone."""
+def _say_left_out(limit: PromptLimit, num_kept: int, split: str, paths: Sequence[str]) -> None:
+    """Says on stderr how many prompts were too long: what is missing should not surprise anyone.
+
+    Raises DataError where nothing is left to train on.
+    """
+    if split == "train" and limit.num_skipped and not num_kept:
+        raise DataError(
+            f"{', '.join(paths)}: all {limit.num_skipped:,} rows of the train split have prompts "
+            f"of more than {limit.max_tokens:,} tokens and are left out: raise "
+            'data.max_prompt_tokens, or set data.long_prompts = "left" to keep the ends of prompts'
+        )
     for count, what in ((limit.num_skipped, "left out"), (limit.num_cut, "cut at their beginning")):
         if count:
             print(

@@ -88,7 +88,7 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
 
 
 def forget(config: EvalConfig) -> None:
-    """Drops the results of the suites that are asked for: --restart."""
+    """Drops the results of the suites that are asked for: --overwrite."""
     for suite in find_suites(config.suites):
         for ending in ("jsonl", "json"):
             (Path(config.run_dir) / EVAL_DIR / f"{suite.name}.{ending}").unlink(missing_ok=True)
@@ -267,7 +267,7 @@ def _require_same(config: EvalConfig, job: Job, scorers: dict[str, str]) -> None
     if changes:
         raise ConfigError(
             f"{job.path} was made in another way ({'; '.join(changes)}): give another run_dir, or "
-            "--restart to do it again in its place"
+            "--overwrite to do it again in its place"
         )
     for key, now in _scored_by(job, scorers).items():
         old = before["scored_by"].get(key, now)

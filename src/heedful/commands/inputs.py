@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from heedful.config import Section
-from heedful.config_file import input_of
+from heedful.config_file import input_of, required_settings
 from heedful.data.rows import HUB, ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from heedful.errors import DataError, HeedfulError
 from heedful.models.kind import require_language_model, require_scalar_model, require_tokenizer
@@ -44,6 +44,13 @@ def problems(config: Section, is_made: Callable[[str], bool] = lambda path: Fals
         except HeedfulError as error:
             found.append(f"{key}: {error}")
     return found
+
+
+def required_of(cls: type[Section]) -> list[str]:
+    """What a command cannot do without, a line each: how it is written, and what it means."""
+    lines, defaults = required_settings(cls), cls.model_construct()
+    required = {key for key, field in cls.model_fields.items() if field.is_required()}
+    return lines + [f"  {key}: {why}" for key, why in _needed(defaults) if key not in required]
 
 
 def _inputs(config: Section, above: str = "") -> Iterator[tuple[str, str, str]]:

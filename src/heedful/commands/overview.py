@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heedful.commands.inputs import problems, refuse
+from heedful.commands.lengths import context_problems
 from heedful.commands.plan import derived_numbers
 from heedful.commands.run import RUN_FILE, Recipe, Stage
 from heedful.commands.table import TRAINING
@@ -25,8 +26,10 @@ def require_inputs(recipe: Recipe) -> None:
         return Path(path).resolve().is_relative_to(inside)
 
     stages: dict[str, list[str]] = {}  # a file that several stages read is named once
+    like = _like(recipe)
     for stage in recipe.stages.values():
-        for problem in problems(stage.config, is_made):
+        found = problems(stage.config, is_made)
+        for problem in [*found, *context_problems(stage.config, like, count=False)]:
             stages.setdefault(problem, []).append(f"stage.{stage.name}")
     refuse([f"[{', '.join(names)}] {problem}" for problem, names in stages.items()])
 
@@ -39,16 +42,23 @@ def describe(recipe: Recipe) -> str:
     for stage in recipe.stages.values():
         needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
         lines.append(f"  {stage.name:<20} heed {stage.command}{needs}")
-    like: dict[str, str] = {}  # a model still to be made has the size of the one it starts from
+    like = _like(recipe)
     for stage in recipe.stages.values():
-        base: str | None = getattr(stage.config, "base", getattr(stage.config, "policy", None))
-        if base is not None:
-            like[str(stage.directory / "model")] = like.get(base, base)
         if stage.command in TRAINING:
             head = f"[stage.{stage.name}] heed {stage.command}"
             lines += ["", head, "-" * len(head), dump_toml(stage.config)]
             lines.append(derived_numbers(stage.config, like))
     return "\n".join(lines)
+
+
+def _like(recipe: Recipe) -> dict[str, str]:
+    """{directory: another} of models still to be made: each has the size of where it starts."""
+    like: dict[str, str] = {}
+    for stage in recipe.stages.values():
+        base: str | None = getattr(stage.config, "base", getattr(stage.config, "policy", None))
+        if base is not None:
+            like[str(stage.directory / "model")] = like.get(base, base)
+    return like
 
 
 def conclude(recipe: Recipe, seconds: float) -> int:

@@ -7,11 +7,17 @@ paper's run had (sections 3 to 5 and Table 6). Data is counted where it is there
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from heedful.commands.datasets import select_prompts
+from heedful.commands.datasets import (
+    demonstrations_of,
+    load_demonstrations,
+    load_prompts,
+    load_rankings,
+    rankings_of,
+    select_prompts,
+)
 from heedful.commands.footprint import (
     AVERAGE_BYTES,
     STATE_BYTES,
@@ -22,7 +28,9 @@ from heedful.commands.footprint import (
     vocabulary_size,
     weigh,
 )
+from heedful.commands.lengths import are_small, context_notes, template_for
 from heedful.config import (
+    Optim,
     PPOConfig,
     PretrainConfig,
     RewardConfig,
@@ -32,15 +40,13 @@ from heedful.config import (
     SnapshotData,
 )
 from heedful.data.bad_rows import BadRows
-from heedful.data.formats import read_comparisons, read_demonstrations
-from heedful.data.rows import ROW_SUFFIXES, find_files
-from heedful.errors import DataError
+from heedful.data.template import Template
 
 UNKNOWN = "unknown until the data is read"
-# Data is counted in a dry run up to this size: about a second of reading.
-MAX_COUNTED_BYTES = 32 * 2**20
 # K completions of a prompt at most in the paper (section 3.5), where the data does not say.
 PAPER_MAX_COMPLETIONS = 9
+# Directories of models that are still to be made, and of ones of their size.
+Like = Mapping[str, str]
 MEMORY_NOTE = "weights, gradients, masters, Adam; activations come on top"
 
 
@@ -69,20 +75,24 @@ def derived_numbers(config: Section, like: Mapping[str, str] | None = None) -> s
     derive = _STEPS.get(type(config).__name__)
     if derive is None:
         return "no batch numbers follow from these settings"
-    rows = derive(config) + _memory_rows(config, like or {})
+    like = like or {}
+    rows = derive(config, like) + _memory_rows(config, like)
+    rows += [Row("longest sequence, at most", *note) for note in context_notes(config, like)]
     names, values = (max(len(row[i]) for row in rows) for i in (0, 1))
     return "\n".join(
         f"{row.name:<{names}}  {row.value:>{values}}  {row.note}".rstrip() for row in rows
     )
 
 
-def _sft_rows(config: SFTConfig) -> list[Row]:
+def _sft_rows(config: SFTConfig, like: Like) -> list[Row]:
     optim, data = config.optim, config.data
-    count = _count_demonstrations(data)
+    template = template_for(like.get(config.base, config.base), data, "demonstrations")
+    count = _count_demonstrations(data, template)
+    uncounted = "" if count is None else _uncounted(data, template)
     rows_of_text = text_rows_per_update(config)
     sequence = data.max_prompt_tokens + data.max_response_tokens
     rows = [
-        Row("demonstrations to train on", _number(count), "paper: 12,725"),
+        Row("demonstrations to train on", _number(count), f"paper: 12,725{uncounted}"),
         Row("demonstrations per update", _number(optim.batch_size), "paper: 32, and 8 for 175B"),
     ]
     if count is None:
@@ -90,7 +100,11 @@ def _sft_rows(config: SFTConfig) -> list[Row]:
     else:
         updates = max(1, math.ceil(config.epochs * count / optim.batch_size))
         rows += [
-            Row("updates per epoch", _number(math.ceil(count / optim.batch_size)), "paper: 398"),
+            Row(
+                "updates per epoch",
+                _number(math.ceil(count / optim.batch_size)),
+                _few(count, optim),
+            ),
             Row(
                 "updates in all",
                 _number(updates),
@@ -106,6 +120,24 @@ def _sft_rows(config: SFTConfig) -> list[Row]:
     return rows
 
 
+def _few(count: int, optim: Optim) -> str:
+    if count >= optim.batch_size:
+        return "paper: 398"
+    return (
+        f"an update of {optim.batch_size:,} passes over all {count:,} more than once: lower "
+        "optim.batch_size"
+    )
+
+
+def _warmup_note(warmup: int, iterations: int) -> str:
+    if warmup < iterations:
+        return f"{warmup} iterations; paper: 80 updates, 10 iterations"
+    return (
+        f"warning: there are only {iterations} iterations, and the learning rate rises for "
+        f"{warmup}: lower ppo.warmup_iterations or raise ppo.episodes"
+    )
+
+
 def text_rows_per_update(config: SFTConfig) -> int:
     """Rows of pretraining text beside a full batch of demonstrations."""
     mix = config.pretraining_mix
@@ -114,14 +146,16 @@ def text_rows_per_update(config: SFTConfig) -> int:
     return max(1, round(config.optim.batch_size * mix / (1 - mix)))
 
 
-def _reward_rows(config: RewardConfig) -> list[Row]:
+def _reward_rows(config: RewardConfig, like: Like) -> list[Row]:
     optim, data = config.optim, config.data
-    found = _count_rankings(data)
+    template = template_for(like.get(config.base, config.base), data, "comparisons")
+    found = _count_rankings(data, template)
+    uncounted = "" if found is None else _uncounted(data, template)
     most = PAPER_MAX_COMPLETIONS if found is None else found.most
     pairs = optim.batch_size * math.comb(most, 2)
     num_prompts = None if found is None else found.num_prompts
     rows = [
-        Row("rankings to train on", _number(num_prompts), "paper: 33,207 prompts"),
+        Row("rankings to train on", _number(num_prompts), f"paper: 33,207 prompts{uncounted}"),
         Row("prompts per update", _number(optim.batch_size), "paper: 64"),
         Row(
             "pairs per update, at most",
@@ -152,14 +186,16 @@ def _reward_updates(config: RewardConfig, found: _Rankings) -> list[Row]:
     return [*rows, Row("updates in all", _number(updates), note)]
 
 
-def _ppo_rows(config: PPOConfig) -> list[Row]:
+def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
     ppo, data = config.ppo, config.data
     iterations = math.ceil(ppo.episodes / ppo.batch_size)
     per_iteration = ppo.epochs * math.ceil(ppo.batch_size / ppo.minibatch_size)
-    prompts = _count_prompts(data, "train")
+    template = template_for(like.get(config.policy, config.policy), data, "prompts")
+    prompts = _count_prompts(data, "train", template)
+    uncounted = "" if prompts is None else _uncounted(data, template)
     passes = UNKNOWN if not prompts else f"{ppo.episodes / prompts:.1f}"
     rows = [
-        Row("prompts to train on", _number(prompts), "paper: 31,144"),
+        Row("prompts to train on", _number(prompts), f"paper: 31,144{uncounted}"),
         Row("episodes", _number(ppo.episodes), "paper: 256,000"),
         Row("passes over the prompts", passes, "paper: 8.2"),
         Row(
@@ -174,7 +210,7 @@ def _ppo_rows(config: PPOConfig) -> list[Row]:
         Row(
             "warm-up updates",
             _number(min(ppo.warmup_iterations, iterations) * per_iteration),
-            f"{ppo.warmup_iterations} iterations; paper: 80 updates, 10 iterations",
+            _warmup_note(ppo.warmup_iterations, iterations),
         ),
     ]
     if ppo.ptx_coef > 0:
@@ -211,7 +247,7 @@ def _ptx_rows(config: PPOConfig, iterations: int) -> list[Row]:
     ]
 
 
-def _pretrain_rows(config: PretrainConfig) -> list[Row]:
+def _pretrain_rows(config: PretrainConfig, like: Like) -> list[Row]:
     per_update = config.optim.batch_size * config.row_tokens
     updates = max(1, math.ceil(config.num_tokens / per_update))
     vocabulary = vocabulary_size(config.tokenizer)
@@ -234,7 +270,7 @@ def _pretrain_rows(config: PretrainConfig) -> list[Row]:
     return [*rows, Row("memory", _span(found.least, found.most), MEMORY_NOTE)]
 
 
-def _sample_rows(config: SampleConfig) -> list[Row]:
+def _sample_rows(config: SampleConfig, like: Like) -> list[Row]:
     data = SnapshotData(prompts=config.prompts, use=config.use, valid_share=config.valid_share)
     prompts = _count_prompts(data, config.split)
     if prompts is not None and config.limit is not None:
@@ -345,58 +381,54 @@ def _number(value: int | None, unknown: str = UNKNOWN) -> str:
 # Counting
 
 
-def _files(paths: Sequence[str], kind: str) -> bool:
-    """Whether the files are all there, here, and small enough to be counted in a dry run."""
-    if not paths:
-        return False
-    total = 0
-    for path in paths:
-        if path.startswith("hf:"):
-            return False
-        try:
-            files = find_files(path, ROW_SUFFIXES, kind)
-        except DataError:
-            return False
-        total += sum(_bytes_of(file) for file in files)
-    return total <= MAX_COUNTED_BYTES
-
-
-def _bytes_of(file: str) -> int:
-    # text shrinks to about a third
-    return Path(file).stat().st_size * (3 if file.endswith(".gz") else 1)
-
-
-def _count_demonstrations(data: SnapshotData) -> int | None:
-    if not _files(data.demonstrations, "demonstrations"):
+def _count_demonstrations(data: SnapshotData, template: Template | None) -> int | None:
+    if not are_small(data, "demonstrations"):
         return None
     bad = BadRows(skip=data.skip_bad_rows)
-    rows = read_demonstrations(data.demonstrations, valid_share=data.valid_share, bad=bad)
-    return sum(row.split == "train" for row in rows)
+    if template is not None:
+        return len(load_demonstrations(data, template, "train", bad))
+    return sum(row.split == "train" for row in demonstrations_of(data, bad))
 
 
-def _count_prompts(data: SnapshotData, split: str | None) -> int | None:
-    if not _files(data.prompts, "prompts"):
+def _count_prompts(
+    data: SnapshotData, split: str | None, template: Template | None = None
+) -> int | None:
+    if not are_small(data, "prompts"):
         return None
     bad = BadRows(skip=data.skip_bad_rows)
+    if template is not None and split is not None:
+        return len(load_prompts(data, template, split, bad))
     return len(select_prompts(data.prompts, split, data.use, data.valid_share, bad))
 
 
-def _count_rankings(data: SnapshotData) -> _Rankings | None:
-    if not _files(data.comparisons, "comparisons"):
+def _count_rankings(data: SnapshotData, template: Template | None) -> _Rankings | None:
+    if not are_small(data, "comparisons"):
         return None
     bad = BadRows(skip=data.skip_bad_rows)
+    if template is not None:
+        found = [row.ranks for row in load_rankings(data, template, "train", bad)]
+    else:
+        rows = rankings_of(data, bad)
+        found = [r.ranks for r in rows if r.split == "train" and r.cohort != "heldout"]
     num_prompts = num_pairs = most = 0
-    for row in read_comparisons(data.comparisons, valid_share=data.valid_share, bad=bad):
-        if row.split != "train" or row.cohort == "heldout" or len(set(row.ranks)) == 1:
+    for ranks in found:
+        if len(set(ranks)) == 1:
             continue
-        same = sum(math.comb(row.ranks.count(rank), 2) for rank in set(row.ranks))
+        same = sum(math.comb(ranks.count(rank), 2) for rank in set(ranks))
         num_prompts += 1
-        num_pairs += math.comb(len(row.ranks), 2) - same
-        most = max(most, len(row.ranks))
+        num_pairs += math.comb(len(ranks), 2) - same
+        most = max(most, len(ranks))
     return _Rankings(num_prompts, num_pairs, most)
 
 
-_STEPS: dict[str, Callable[[Any], list[Row]]] = {
+def _uncounted(data: SnapshotData, template: Template | None) -> str:
+    """What stands beside a count of rows whose tokens were not counted."""
+    if template is not None or data.long_prompts != "skip":
+        return ""
+    return f"; tokens are not counted: prompts over {data.max_prompt_tokens:,} will be left out"
+
+
+_STEPS: dict[str, Callable[[Any, Like], list[Row]]] = {
     "PretrainConfig": _pretrain_rows,
     "SFTConfig": _sft_rows,
     "RewardConfig": _reward_rows,

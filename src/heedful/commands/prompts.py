@@ -7,8 +7,9 @@ import importlib.util
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from heedful.data.bad_rows import BAD_ROWS_FILE, BadRows
 from heedful.data.formats import GivenPrompt, read_given_prompts, read_prompts
-from heedful.data.rows import DROPPED_SUFFIX
+from heedful.data.rows import DROPPED_SUFFIX, ROW_SUFFIXES, find_files, read_rows
 from heedful.errors import ConfigError, DataError
 from heedful.intake.cleaning import CleaningReport, clean, detect_language
 from heedful.metrics import replacing
@@ -68,6 +69,8 @@ def run_import(options: argparse.Namespace) -> int:
         console.print("languages were not told: pip install 'heedful\\[intake]'")
     if report.num_astray:
         print(_astray(report.num_astray), file=sys.stderr)
+    for note in _unknown_use_cases(kept):
+        print(f"warning: {note}", file=sys.stderr)
     if bad.num_bad:
         console.print(f"rows that could not be read, with reasons: {bad.to}", highlight=False)
     if report.drops:
@@ -111,14 +114,41 @@ def _write_dropped(out: Path, report: CleaningReport, given: Sequence[GivenPromp
 
 def run_stats(files: Sequence[str]) -> int:
     """Prints counts of prompt files by split and source, use case, language, user and length."""
-    prompts = list(read_prompts(list(files)))
+    found = find_files(list(files), ROW_SUFFIXES, "prompts")
+    prompts = list(read_prompts(found))
     console = Console()
     console.print(_split_table(prompts))
     if any(prompt.use_case is not None for prompt in prompts):
         console.print(_use_case_table(prompts))
     console.print(_length_table(prompts))
     console.print(_language_table(prompts))
+    for note in [*_not_prompts(found), *_unknown_use_cases(prompts)]:
+        print(f"warning: {note}", file=sys.stderr)
+    counted = f"counted {_counted(len(prompts), 'prompt')} of {_counted(len(found), 'file')}"
+    console.print(counted, highlight=False)
     return 0
+
+
+def _not_prompts(files: Sequence[str]) -> Iterator[str]:
+    """What is said of each file whose first row is more than a prompt."""
+    for file in files:
+        row = next(read_rows([file], BadRows(skip_with=None)), None)
+        given = set() if row is None else {name for name in row.values if row.values[name]}
+        if given & {"completions", "responses", "chosen", "rejected"}:
+            yield f"{file} holds rankings or completions: the prompt of every row was counted"
+        elif given & {"response", "output"}:
+            yield f"{file} holds demonstrations: the prompt of every row was counted"
+
+
+def _unknown_use_cases(prompts: Sequence[Prompt]) -> Iterator[str]:
+    """What is said of each use case that is none of the paper's ten."""
+    counts = Counter(p.use_case for p in prompts if p.use_case is not None)
+    for name, count in counts.items():
+        if name not in USE_CASES:
+            near = get_close_matches(name.casefold(), USE_CASES, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]!r}?" if near else f"they are {', '.join(USE_CASES)}"
+            number = _counted(count, "prompt")
+            yield f"use case {name!r} ({number}) is none of the paper's ten: {hint}"
 
 
 def _astray(count: int) -> str:
@@ -140,7 +170,7 @@ def _with_languages(prompts: list[Prompt], console: Console) -> list[Prompt]:
 
 
 def _cleaning_table(report: CleaningReport, num_bad: int) -> Table:
-    table = _new_table("What was dropped, and why", "prompts", "share")
+    table = _new_table("What was dropped, and why", "prompts", "share of read")
     total = report.num_in + num_bad
     rows = [("read", total)]
     if num_bad:
@@ -149,7 +179,7 @@ def _cleaning_table(report: CleaningReport, num_bad: int) -> Table:
     rows.append(("kept", report.num_kept))
     rows += [(f"  {split}", count) for split, count in report.num_by_split.items()]
     for name, count in rows:
-        table.add_row(name, f"{count:,}", _share(abs(count), total))
+        table.add_row(name, f"{count:,}", _share(count, total))
     return table
 
 
@@ -167,7 +197,8 @@ def _split_table(prompts: Sequence[Prompt]) -> Table:
 
 def _use_case_table(prompts: Sequence[Prompt]) -> Table:
     """Prompts by use case beside the shares of the paper's Table 1."""
-    table = _new_table("Use cases", "prompts", "share", "paper")
+    columns = ("prompts", "share", "paper")
+    table = _new_table("Use cases (shares of the prompts that name one)", *columns)
     counts = Counter(prompt.use_case for prompt in prompts)
     named = len(prompts) - counts[None]
     for name in [*USE_CASES, *sorted({c for c in counts if c is not None} - set(USE_CASES))]:
@@ -196,6 +227,10 @@ def _language_table(prompts: Sequence[Prompt]) -> Table:
     for name, count in Counter(p.language or "not told" for p in prompts).most_common(12):
         table.add_row(name, f"{count:,}", _share(count, len(prompts)))
     return table
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _share(count: int, total: int) -> str:

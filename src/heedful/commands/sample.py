@@ -135,6 +135,7 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
             row = {
                 "prompt_id": prompt.id,
                 "prompt": prompt.text,
+                "split": prompt.split,
                 "completions": completions[prompt.id],
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -88,6 +88,7 @@ def _run(options: argparse.Namespace, config: Any) -> None:
 def _dry_run(config: Any) -> int:
     """Prints settings and derived numbers; returns 1 where an input cannot be used, naming all."""
     from heedful.commands.inputs import problems, refuse
+    from heedful.commands.lengths import context_problems
     from heedful.commands.plan import derived_numbers
 
     print(dump_toml(config))
@@ -96,7 +97,7 @@ def _dry_run(config: Any) -> int:
         print(derived_numbers(config), flush=True)
     except DataError as error:  # rows that cannot be read; a missing file is named already
         wrong.append(str(error))
-    refuse(wrong)
+    refuse([*wrong, *context_problems(config)])
     return 0
 
 
@@ -115,7 +116,7 @@ def _kept(command: str, run_dir: Path) -> str:
     is_older = result is not None and (run_dir / result).exists()
     again = "the same command begins anew"
     if is_older:
-        again = f"--restart begins anew ({result} is of an earlier run)"
+        again = f"--overwrite begins anew ({result} is of an earlier run)"
     if command in TRAINING:
         return f"stopped; no training state was saved yet: {again}"
     return f"stopped; {again}"
@@ -137,7 +138,7 @@ def _is_finished(command: str, config: Any, resume: bool) -> bool:
         if is_cut_short:
             raise ConfigError(
                 f"{run_dir} holds a run that has not ended and the {result} of one before it: go "
-                "on with --resume, start over with --restart, or give another run_dir"
+                "on with --resume, start over with --overwrite, or give another run_dir"
             )
         raise ConfigError(
             f"{run_dir} holds a finished run ({result}): give another run_dir, or --overwrite to "
@@ -161,5 +162,5 @@ def _require_same_settings(config: Any, run_dir: Path) -> None:
         pairs = (f"{key} is {old!r} there, {new!r} here" for key, (old, new) in changes.items())
         raise ConfigError(
             f"{run_dir} was made with other settings ({'; '.join(pairs)}): give the old ones, or "
-            "another run_dir, or --restart to do it again in its place"
+            "another run_dir, or --overwrite to do it again in its place"
         )

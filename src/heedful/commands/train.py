@@ -77,7 +77,7 @@ def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
     if not resume and list((run_dir / "state").glob("step-*.pt")):
         raise ConfigError(
             f"{run_dir} holds the training state of a run that has not ended: go on with --resume, "
-            "start over with --restart, or give another run_dir"
+            "start over with --overwrite, or give another run_dir"
         )
     compute = getattr(config, "compute", None)
     if isinstance(compute, Compute):

@@ -28,6 +28,7 @@ class Row:
     line: int
     values: Any
     unit: str = "line"
+    has_header: bool = False  # its fields are named in line 1, once for all rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,17 @@ class BadRow:
 
 
 class RowProblem(Exception):
-    """A row cannot be used; turned into a BadRow where the file and the line are known."""
+    """A row cannot be used; turned into a BadRow where the file and the line are known.
 
-    def __init__(self, field: str | None, found: str, needed: str, mend: str):
+    ``of_fields``: it lacks fields, so in a table all rows have the problem that its header has.
+    """
+
+    def __init__(
+        self, field: str | None, found: str, needed: str, mend: str, of_fields: bool = False
+    ):
         super().__init__(found)
         self.field, self.found, self.needed, self.mend = field, found, needed, mend
+        self.of_fields = of_fields
 
     def at(self, row: Row) -> BadRow:
         return BadRow(

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from heedful.data.bad_rows import RowProblem, shown
+from heedful.records import USE_CASES
 
 Fields = Mapping[str, Any]
 
@@ -29,6 +30,34 @@ SYNONYMS = {
     "annotator": "labeler",
     "lang": "language",
 }
+
+# What others call the use cases of records.USE_CASES, as ``plain`` writes it.
+USE_CASE_NAMES = {
+    **dict.fromkeys(("generate", "text_generation", "writing", "creative_writing"), "generation"),
+    **dict.fromkeys(("openqa", "open_q&a", "open_question_answering"), "open_qa"),
+    **dict.fromkeys(("closedqa", "closed_q&a", "closed_question_answering"), "closed_qa"),
+    **dict.fromkeys(("brainstorm", "ideas"), "brainstorming"),
+    **dict.fromkeys(("rewriting", "paraphrase"), "rewrite"),
+    **dict.fromkeys(("summarize", "summarise", "summarisation", "summary"), "summarization"),
+    **dict.fromkeys(("classify",), "classification"),
+    **dict.fromkeys(("extraction", "information_extraction"), "extract"),
+    **dict.fromkeys(("chatting", "conversation", "dialogue"), "chat"),
+}
+
+
+def synonyms() -> str:
+    """The names of others under which our fields are read, for a message."""
+    return ", ".join(f"{name!r} for {ours}" for name, ours in SYNONYMS.items())
+
+
+def use_case_of(row: Fields) -> str | None:
+    """The use case of a row, or None: one of the paper's ten where it is plainly meant."""
+    name = name_of(row, "use_case")
+    if name is None:
+        return None
+    written = plain(name)
+    known = USE_CASE_NAMES.get(written, written)
+    return known if known in USE_CASES else name
 
 
 def has(row: Fields, field: str) -> bool:

@@ -9,8 +9,9 @@ The shape of a row is known by its fields, not by the name of its file:
                      {"prompt","chosen","rejected"}; {"chosen","rejected"} as whole dialogues
 
 A prompt without an id is named by a hash of its text, so that the same prompt has the same id in
-every file; a row without a split gets one from the same kind of hash, so that a prompt is never
-both trained on and held out. Fields that are not ours are ignored.
+every file. A row without a split has that of its prompt, where the files of prompts are at hand
+(``splits``), else one from the same kind of hash: a prompt is never both trained on and held
+out. Fields that are not ours are ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from heedful.data.fields import (
     meant_by,
     name_of,
     prompt_of,
+    synonyms,
     text_of,
+    use_case_of,
 )
 from heedful.data.rows import (
     ROW_SUFFIXES,
@@ -49,6 +52,7 @@ from heedful.data.rows import (
     read_documents,
     read_rows,
 )
+from heedful.errors import DataError
 from heedful.records import (
     Cohort,
     Completion,
@@ -64,6 +68,8 @@ from heedful.records import Source as PromptSource
 VALID_SHARE = 0.05
 
 _SPLITS = {name: name for name in get_args(Split)} | {"validation": "valid", "dev": "valid"}
+
+Splits = Mapping[str, Split]
 
 T = TypeVar("T")
 
@@ -98,20 +104,34 @@ def read_given_prompts(source: Source, *, bad: BadRows | None = None) -> Iterato
 
 
 def read_demonstrations(
-    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+    source: Source,
+    *,
+    valid_share: float = VALID_SHARE,
+    bad: BadRows | None = None,
+    splits: Splits | None = None,
 ) -> Iterator[Demonstration]:
-    """The demonstrations of files, folders, globs or ``hf:owner/name``, one at a time."""
-    return _read(source, "demonstrations", lambda row: _demonstration(row, valid_share), bad)
+    """The demonstrations of files, folders, globs or ``hf:owner/name``, one at a time.
+
+    ``splits`` are those of known prompts, for rows that name none.
+    """
+    return _read(
+        source, "demonstrations", lambda row: _demonstration(row, valid_share, splits or {}), bad
+    )
 
 
 def read_comparisons(
-    source: Source, *, valid_share: float = VALID_SHARE, bad: BadRows | None = None
+    source: Source,
+    *,
+    valid_share: float = VALID_SHARE,
+    bad: BadRows | None = None,
+    splits: Splits | None = None,
 ) -> Iterator[Ranking]:
     """The rankings of files, folders, globs or ``hf:owner/name``, one at a time.
 
-    Rows whose ranking is null are left out and counted in ``bad.num_unranked``.
+    Rows whose ranking is null are left out and counted in ``bad.num_unranked``; ``splits`` are
+    those of known prompts, for rows that name none.
     """
-    return _read(source, "comparisons", lambda row: _ranking(row, valid_share), bad)
+    return _read(source, "comparisons", lambda row: _ranking(row, valid_share, splits or {}), bad)
 
 
 def read_completions(
@@ -166,6 +186,11 @@ def _parsed(row: Row, parse: Callable[[Fields], T | None], bad: BadRows) -> T | 
     try:
         record = parse(row.values)
     except RowProblem as problem:
+        if row.has_header and problem.of_fields:
+            raise DataError(
+                f"{row.file}, line 1: found {problem.found}; needed {problem.needed}. "
+                f"{problem.mend} Others' names that are read too: {synonyms()}."
+            ) from None
         bad.add(problem.at(row), row.values)
         return None
     if record is None:
@@ -197,31 +222,36 @@ def _prompt(row: Fields, valid_share: float) -> Prompt:
         source=source,
         kind=choice_of(row, "kind", {name: name for name in get_args(PromptKind)}),
         user=name_of(row, "user") or name_of(row, "user_id"),
-        use_case=name_of(row, "use_case"),
+        use_case=use_case_of(row),
         split=_split(row, text, valid_share),
         language=name_of(row, "language"),
     )
 
 
-def _demonstration(row: Fields, valid_share: float) -> Demonstration:
+def _demonstration(row: Fields, valid_share: float, splits: Splits) -> Demonstration:
     if has(row, "prompt") and has(row, "response"):
-        prompt, response = prompt_of(row, "prompt"), text_of(row, "response")
+        prompt, field, response = prompt_of(row, "prompt"), "response", text_of(row, "response")
     elif has(row, "instruction") and has(row, "output"):
-        prompt, response = _alpaca_prompt(row), text_of(row, "output")
+        prompt, field, response = _alpaca_prompt(row), "output", text_of(row, "output")
     elif has(row, "messages"):
         prompt, response = last_exchange(row, "messages")
+        field = "messages"
     else:
         raise _unknown(row, "prompt + response", "instruction + output", "messages")
+    if not response.strip():  # imitated, it would teach to say nothing: EOS at once
+        raise RowProblem(
+            field, "an empty response", "a response to imitate", "Write one, or drop the row."
+        )
     return Demonstration(
         prompt_id=name_of(row, "prompt_id") or prompt_id(prompt),
         prompt=prompt,
         response=response,
         labeler=name_of(row, "labeler"),
-        split=_split(row, prompt, valid_share),
+        split=_split(row, prompt, valid_share, splits),
     )
 
 
-def _ranking(row: Fields, valid_share: float) -> Ranking | None:
+def _ranking(row: Fields, valid_share: float, splits: Splits) -> Ranking | None:
     ratings = None
     if has(row, "completions"):
         prompt = prompt_of(row, "prompt")
@@ -248,7 +278,7 @@ def _ranking(row: Fields, valid_share: float) -> Ranking | None:
         labeler=name_of(row, "labeler"),
         cohort=cohort,
         ratings=ratings,
-        split=_split(row, prompt, valid_share),
+        split=_split(row, prompt, valid_share, splits),
     )
 
 
@@ -386,8 +416,12 @@ def _rating(value: Any, field: str) -> Rating:
     return Rating(overall, flags)
 
 
-def _split(row: Fields, prompt: str, valid_share: float) -> Split:
-    return _named_split(row) or assign_split(prompt, valid_share)
+def _split(row: Fields, prompt: str, valid_share: float, splits: Splits | None = None) -> Split:
+    """The split that the row names, else that of its prompt, by text or by id, else by a hash."""
+    named = _named_split(row)
+    if named is None and splits:
+        named = splits.get(prompt_id(prompt)) or splits.get(name_of(row, "prompt_id") or "")
+    return named or assign_split(prompt, valid_share)
 
 
 def _named_split(row: Fields) -> Split | None:
@@ -406,4 +440,5 @@ def _unknown(row: Fields, *shapes: str) -> RowProblem:
             mend = f"Rename {' and '.join(renamed)}."
             break
     found = f"the fields {', '.join(sorted(names))}" if names else "no fields"
-    return RowProblem(None, found, " or ".join(shapes), mend)
+    is_lacking = not any(set(shape.split(" + ")) <= row.keys() for shape in shapes)
+    return RowProblem(None, found, " or ".join(shapes), mend, of_fields=is_lacking)

@@ -28,6 +28,7 @@ DROPPED_SUFFIX = ".dropped.jsonl"
 NOT_DATA = ("manifest.json", "bad_rows.jsonl")
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 HUB = "hf:"
+PLAIN_TEXT = 'One prompt a line of plain text is not read: write {"text": "..."} for each.'
 
 # Cells of a CSV that hold JSON, and cells where empty means the empty text (elsewhere: no value).
 _JSON_CELLS = {"completions", "ranks", "ratings", "responses", "ranking", "models", "messages"}
@@ -55,7 +56,7 @@ def find_files(source: Source, suffixes: Sequence[str], kind: str | None = None)
         if not _suffix(path).endswith(tuple(suffixes)):
             raise DataError(
                 f"{path}: the format is not known by its name; needed one of "
-                f"{', '.join(suffixes)}, each also with .gz. Rename the file."
+                f"{', '.join(suffixes)}, each also with .gz. {_mend_of_name(path)}"
             )
         return [text]
     matches = sorted(glob.glob(text, recursive=True))
@@ -66,6 +67,12 @@ def find_files(source: Source, suffixes: Sequence[str], kind: str | None = None)
             f"{', '.join(suffixes)}): check the path; it is relative to {Path.cwd()}."
         )
     return files
+
+
+def _mend_of_name(path: Path) -> str:
+    if _suffix(path) in TEXT_SUFFIXES:
+        return f"{PLAIN_TEXT} Name the file .jsonl."
+    return "Rename the file."
 
 
 def _files_in(directory: Path, suffixes: Sequence[str], kind: str | None) -> list[Path]:
@@ -155,6 +162,8 @@ def _what_is_wrong(error: json.JSONDecodeError) -> tuple[str, str]:
         found = f"a line that ends inside the text that begins at column {error.colno}"
         return found, 'Close it with ", or write the line again: it may have been cut in two.'
     found = f"text that is not JSON ({error.msg} at column {error.colno})"
+    if error.pos == 0:  # not even the beginning is JSON: somebody's list of prompts
+        return found, PLAIN_TEXT
     return found, "Write one whole JSON object on the line."
 
 
@@ -176,6 +185,7 @@ def _csv_rows(file: str, bad: BadRows, delimiter: str) -> Iterator[Row]:
     line = 2
     try:
         if reader.fieldnames:
+            _require_columns(file, reader.fieldnames, delimiter)
             reader.fieldnames = _headers(reader.fieldnames)
         for cells in reader:
             start, line = line, reader.line_num + 1
@@ -185,9 +195,23 @@ def _csv_rows(file: str, bad: BadRows, delimiter: str) -> Iterator[Row]:
                 needed = f"{len(cells) - 1} cells"
                 bad.add(BadRow(file, start, None, found, needed, mend), list(cells.values()))
                 continue
-            yield Row(file, start, {name: _cell(name, cell) for name, cell in cells.items()})
+            values = {name: _cell(name, cell) for name, cell in cells.items()}
+            yield Row(file, start, values, has_header=True)
     except csv.Error as error:
         raise DataError(f"{file}, line {line}: not CSV ({error}). Write the file again.") from error
+
+
+def _require_columns(file: str, names: Sequence[str], delimiter: str) -> None:
+    """Raises DataError where the one header holds what separates the columns of other tables."""
+    other = next(
+        (mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0]), ""
+    )
+    if other:
+        suffix = "; or name it .tsv" if other == "\t" else ""
+        raise DataError(
+            f"{file}, line 1: the columns seem to be separated by {other!r}; needed {delimiter!r}. "
+            f"Save the table again with {delimiter!r} as its separator{suffix}."
+        )
 
 
 def _headers(names: Sequence[str]) -> list[str]:
