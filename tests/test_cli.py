@@ -123,6 +123,17 @@ def test_a_recipe_is_found_by_its_name_from_any_directory(tmp_path, monkeypatch,
     assert "(english, instructgpt-1.3b, instructgpt-175b, instructgpt-6b, miniature, " in said
 
 
+def test_a_missing_file_of_a_recipe_is_named_once_and_where_it_comes_from(tmp_path, heed):
+    code, said = heed("run", "english", "--data", tmp_path / "no", "--dry-run")
+    assert code == 1
+    first, *found, last = said.splitlines()
+    assert first == f"error: {len(found)} settings cannot be used:"
+    files = [line.partition(f"{tmp_path}/no/")[2].split()[0] for line in found]
+    assert "prompts" in {file.split("/")[0] for file in files}
+    assert len(files) == len(set(files))
+    assert last.strip().startswith("docs/english-data.md says which files --data holds")
+
+
 def test_the_demo_has_a_dry_run(tmp_path, capsys):
     assert main(["demo", "--run-dir", str(tmp_path / "d"), "--dry-run"]) == 0
     assert f"miniature.toml -> {tmp_path}/d (" in capsys.readouterr().out

@@ -116,3 +116,11 @@ def test_a_dry_run_fails_as_the_run_would(model, data, tmp_path, capsys):
     for more in (["--dry-run"], []):
         assert main([*words, *more]) == 1
         assert f"have 9 tokens, the context of {model} is 8" in capsys.readouterr().err
+
+
+def test_a_recipe_is_refused_where_a_context_leaves_no_room_for_a_prompt(model, tmp_path, capsys):
+    words = ["run", "instructgpt-1.3b", "--dry-run", f"--base={model}", f"--data={tmp_path}"]
+    assert main([*words, f"--run-dir={tmp_path / 'run'}"]) == 1
+    said = capsys.readouterr().err
+    # every PPO stage starts from models that are still to be made from this base
+    assert "have 1,025 tokens, the context of" in said and "is 8: lower" in said

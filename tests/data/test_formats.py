@@ -477,6 +477,8 @@ def test_skipping_writes_the_bad_rows_down(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.jsonl does not exist"):
         list(read_prompts(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(DataError, match=r"\*\.jsonl matches no file ending in .jsonl"):
+        list(read_prompts(tmp_path / "*.jsonl"))
     with pytest.raises(DataError, match=r"holds no file ending in .jsonl"):
         list(read_prompts(tmp_path))
     with pytest.raises(DataError, match="format is not known by its name"):

@@ -22,12 +22,13 @@ def require_inputs(config: Section) -> None:
     refuse(problems(config))
 
 
-def refuse(found: list[str]) -> None:
-    """Raises DataError with what is wrong, if anything is."""
+def refuse(found: list[str], about: str = "") -> None:
+    """Raises DataError with what is wrong, if anything is; ``about`` says more of the inputs."""
+    more = [about] if about else []
     if len(found) == 1:
-        raise DataError(found[0])
+        raise DataError("\n  ".join([found[0], *more]))
     if found:
-        raise DataError("\n  ".join([f"{len(found)} settings cannot be used:", *found]))
+        raise DataError("\n  ".join([f"{len(found)} settings cannot be used:", *found, *more]))
 
 
 def problems(config: Section, is_made: Callable[[str], bool] = lambda path: False) -> list[str]:

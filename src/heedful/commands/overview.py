@@ -31,7 +31,23 @@ def require_inputs(recipe: Recipe) -> None:
         found = problems(stage.config, is_made)
         for problem in [*found, *context_problems(stage.config, like, count=False)]:
             stages.setdefault(problem, []).append(f"stage.{stage.name}")
-    refuse([f"[{', '.join(names)}] {problem}" for problem, names in stages.items()])
+    refuse(_each_once(stages), recipe.about_inputs)
+
+
+def _each_once(stages: dict[str, list[str]]) -> list[str]:
+    """A line for each thing that is wrong, however many settings and stages it is wrong in."""
+    places: dict[str, tuple[list[str], list[str]]] = {}
+    for problem, names in stages.items():
+        key, colon, what = problem.partition(": ")
+        if not colon or " " in key:  # not about the value of one setting
+            key, what = "", problem
+        in_stages, in_keys = places.setdefault(what, ([], []))
+        in_stages += [name for name in names if name not in in_stages]
+        in_keys += [key] if key and key not in in_keys else []
+    return [
+        f"[{', '.join(names)}] {', '.join(keys)}{': ' if keys else ''}{what}"
+        for what, (names, keys) in places.items()
+    ]
 
 
 def describe(recipe: Recipe) -> str:

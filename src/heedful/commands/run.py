@@ -4,6 +4,7 @@ A recipe is a TOML file:
 
     goals = ["report"]                      # what to make; only the stages it needs are run
     jobs = 2                                # stages at a time
+    about_inputs = "..."                    # said where the files of --data are missing
     [variables]                             # {name} in any value; --name VALUE overrides
     base = "{pretrain}/model"
     [stage.pretrain]
@@ -74,6 +75,7 @@ class Recipe:
     run_dir: Path
     jobs: int
     goals: tuple[str, ...]
+    about_inputs: str = ""  # said where inputs from outside cannot be used
     stages: dict[str, Stage] = field(default_factory=dict)
 
 
@@ -86,19 +88,18 @@ def load_recipe(
     impossible, and on a circle of needs.
     """
     values = read_recipe(path)
-    unknown = set(values) - {"goals", "jobs", "run_dir", "variables", "stage"}
+    unknown = set(values) - {"goals", "jobs", "run_dir", "about_inputs", "variables", "stage"}
     if unknown:
         raise ConfigError(
             f"{path}: unknown key {sorted(unknown)[0]!r}: a recipe has goals, jobs, run_dir, "
-            "[variables] and [stage.*]"
+            "about_inputs, [variables] and [stage.*]"
         )
     tables = values.get("stage", {})
     _refuse_unused(str(path), values, variables or {})
     given = dict(values.get("variables", {})) | (variables or {})
     directory = run_dir or Path(values.get("run_dir", f"runs/{Path(path).stem}"))
-    recipe = Recipe(
-        Path(path), directory, int(values.get("jobs", 1)), tuple(values.get("goals", tables))
-    )
+    goals, about = tuple(values.get("goals", tables)), values.get("about_inputs", "")
+    recipe = Recipe(Path(path), directory, int(values.get("jobs", 1)), goals, about)
     resolver = _Resolver(str(path), given, tables, directory)
     for goal in recipe.goals:
         _add_stage(recipe, goal, resolver, ())

@@ -62,10 +62,12 @@ def find_files(source: Source, suffixes: Sequence[str], kind: str | None = None)
     matches = sorted(glob.glob(text, recursive=True))
     files = [m for m in matches if Path(m).is_file() and _suffix(m).endswith(tuple(suffixes))]
     if not files:
-        raise DataError(
-            f"{path} does not exist (nor is it a glob that matches a file ending in "
-            f"{', '.join(suffixes)}): check the path; it is relative to {Path.cwd()}."
-        )
+        relative = "" if path.is_absolute() else f"; it is relative to {Path.cwd()}"
+        if glob.has_magic(text):
+            raise DataError(
+                f"{path} matches no file ending in {', '.join(suffixes)}: check the path{relative}."
+            )
+        raise DataError(f"{path} does not exist: check the path{relative}.")
     return files
 
 
