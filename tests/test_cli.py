@@ -227,11 +227,14 @@ def test_an_argument_that_is_no_setting(word: str, tmp_path, heed):
     assert f"unexpected argument '{word}'" in said
 
 
+SHORT = ["--max_prompt_tokens=8", "--sampling.max_new_tokens=8"]
+
+
 def test_a_setting_with_spaces_is_not_taken_for_the_file(tmp_path, tiny_model, tokenizer, heed):
     model = publish(tmp_path, tiny_model(), tokenizer)
     models = f'--models=[{{ name = "a", path = "{model}" }}]'
     prompts = f"--prompts={write_jsonl(tmp_path / 'p.jsonl', {'text': 'w2'})}"
-    code, said = heed("sample", models, prompts, f"--run_dir={tmp_path}", "--dry-run")
+    code, said = heed("sample", models, prompts, f"--run_dir={tmp_path}", *SHORT, "--dry-run")
     assert (code, said) == (0, "")
 
 

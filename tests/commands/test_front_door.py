@@ -85,7 +85,7 @@ def test_screened_labelers_rank_what_step_2_trains_on(run):
         counts[name]["num_rankings"] for name in ("train", "valid", "heldout")
     ]
     wanted = to_label(run / "world", run / "completions_1/completions.jsonl")
-    assert len(train) == 2 * len(wanted.items) > 0  # labels_per_prompt of the recipe
+    assert len(train) == 5 * len(wanted.items) > 0  # labels_per_prompt of the recipe
     assert counts["train"]["num_duplicates"] == wanted.num_duplicates
     assert {one.cohort for one in train + valid} == {"train"}
     assert {one.cohort for one in heldout} == {"heldout"} and len(heldout) == len(valid)
@@ -130,8 +130,17 @@ def test_what_is_the_same_or_cut_is_known_before_it_is_shown(run, tmp_path):
     assert (found.num_duplicates, found.num_skipped) == (2, 1)
 
 
-def test_the_name_of_before_still_works_and_says_the_new_one(capsys):
-    words = ["--run_dir=r", "--world=w", "--completions=c", "--completions_valid=v"]
+def test_the_name_of_before_still_works_and_says_the_new_one(tmp_path, capsys):
+    values = {
+        "run_dir": "r",
+        "world": "w",
+        "completions": "c.jsonl",
+        "completions_valid": "v.jsonl",
+    }
+    (tmp_path / "w").mkdir()
+    for name in ("c.jsonl", "v.jsonl"):
+        (tmp_path / name).write_text("{}\n", encoding="utf-8")
+    words = [f"--{name}={tmp_path / value}" for name, value in values.items()]
     assert main(["label", *words, "--dry-run"]) == 0
     said = capsys.readouterr()
     assert "is now heed simulate-labels" in said.err and 'through = "memory"' in said.out

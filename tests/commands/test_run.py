@@ -335,7 +335,7 @@ def test_a_stopped_run_saves_the_state_of_its_stages(tmp_path, number, expected)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == expected
-    assert "ending base, with their state saved" in said
+    assert "ending base (training saves its state)" in said
     assert "stopped; the same command goes on from here" in said
     assert "Traceback" not in said
     (state,) = (stage / "state").glob("step-*.pt")
