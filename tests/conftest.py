@@ -299,3 +299,22 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         made = request.getfixturevalue("sqlite_store")
         return str(shutil.copy(made, tmp_path / "labels.db"))
     return request.getfixturevalue("postgresql_store")
+
+
+@pytest.fixture
+def heed(capsys) -> Callable[..., tuple[int, str]]:
+    """Runs a command; gives its exit code and what it said on stderr, where no traceback may be."""
+
+    from heedful.cli import main
+
+    def run(*words: str | Path) -> tuple[int, str]:
+        capsys.readouterr()  # what was said while the test made a model is not the command's
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        return code, said
+
+    return run

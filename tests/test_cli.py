@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +32,6 @@ def publish(directory: Path, model: Any, tokenizer: Any) -> Path:
     from heedful.training import checkpoint
 
     return checkpoint.publish(model, tokenizer, directory / "model", {})
-
-
-@pytest.fixture
-def heed(capsys) -> Callable[..., tuple[int, str]]:
-    """Runs a command; gives its exit code and what it said on stderr, where no traceback may be."""
-
-    def run(*words: str | Path) -> tuple[int, str]:
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse
-            code = int(stop.code or 0)
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        return code, said
-
-    return run
 
 
 def write_jsonl(path: Path, *rows: dict[str, Any] | str) -> Path:

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from heedful.cli import main
-
 DEMONSTRATION = {"prompt": "w2 w3", "response": "w4 w5", "split": "train"}
 
 
@@ -22,19 +20,6 @@ def model(tmp_path_factory, tiny_model, tokenizer) -> Path:
     from heedful.training.checkpoint import publish
 
     return publish(tiny_model(), tokenizer, tmp_path_factory.mktemp("lm") / "model", {})
-
-
-@pytest.fixture
-def heed(capsys) -> Callable[..., tuple[int, str]]:
-    """Runs a command; gives its exit code and what it said on stderr."""
-
-    def run(*words: str | Path) -> tuple[int, str]:
-        code = main([str(word) for word in words])
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        return code, said
-
-    return run
 
 
 def write_jsonl(path: Path, *rows: dict[str, Any]) -> Path:
