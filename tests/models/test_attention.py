@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, KeyValueCache, Packed
-from heedful.models.language_model import cast_weights, hidden_states
+from heedful.models.language_model import cast_weights, hidden_states, hidden_states_at
 from heedful.models.output_head import logits, output_head, token_logprobs
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gemma2", "gemma3"]
@@ -70,6 +70,36 @@ def test_packed_equals_padded(tiny_model, architecture, path):
         message = f"gradient of {name}"
         scale = float(other.grad.abs().max())
         assert_close(mine.grad / scale, other.grad / scale, rtol=0, atol=2e-5, msg=message)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_states_at_chosen_positions(tiny_model, architecture):
+    """Fewer rows in the last MLP; the states and gradients of the library's whole pass."""
+    ours, theirs = tiny_model(architecture), tiny_model(architecture, attention="eager")
+    sequences = sequences_of(LENGTHS)
+    positions = torch.tensor([6, 7, 19, 19, 3, 55])  # one of them twice
+    seen = []
+    blocks = [module for name, module in ours.named_modules() if name.endswith(".mlp")]
+    for block in blocks:
+        block.register_forward_hook(lambda _block, _inputs, output: seen.append(output.shape[1]))
+
+    hidden = hidden_states_at(ours, flat(sequences), Packed(LENGTHS), positions)
+    assert seen == [sum(LENGTHS)] * (len(blocks) - 1) + [5]
+    expected = padded_hidden(theirs, sequences)[positions]
+    assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+
+    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    (weights * hidden).sum().backward()
+    (weights * expected).sum().backward()
+    bodies = ours.base_model.named_parameters(), theirs.base_model.parameters()
+    for (name, mine), other in zip(*bodies, strict=True):
+        message = f"gradient of {name}"
+        scale = float(other.grad.abs().max())
+        assert_close(mine.grad / scale, other.grad / scale, rtol=0, atol=2e-5, msg=message)
+
+    seen.clear()  # nothing of the choice is left on the model
+    hidden_states(ours, flat(sequences), Packed(LENGTHS))
+    assert seen == [sum(LENGTHS)] * len(blocks)
 
 
 def test_each_sequence_is_alone(tiny_model):

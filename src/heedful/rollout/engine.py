@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from heedful.models.attention import Cached, KeyValueCache, Packed
-from heedful.models.language_model import hidden_states
+from heedful.models.language_model import hidden_states, hidden_states_at
 from heedful.models.output_head import Head, exponentials_, logits, output_head
 
 # Finished rows stay until they are this share of the batch: moving rows costs a copy of the cache,
@@ -212,11 +212,11 @@ def _prefill(
     layout.cache = cache
     layout.cache_rows = first + torch.arange(len(prompts), device=device) * n
     flat = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-    hidden = hidden_states(model, flat, layout)
+    hidden = hidden_states_at(model, flat, layout, layout.starts[1:] - 1)
     longest = max(layout.lengths)
     for copy in range(1, n):
         cache.move_rows(layout.cache_rows, layout.cache_rows + copy, longest)
-    return logits(head, hidden[layout.starts[1:] - 1]).repeat_interleave(n, dim=0)
+    return logits(head, hidden).repeat_interleave(n, dim=0)
 
 
 def pick(

@@ -18,7 +18,7 @@ from heedful.data.text import TextRows
 from heedful.errors import DataError
 from heedful.losses.sft import sft_loss
 from heedful.models.attention import Packed
-from heedful.models.language_model import hidden_states
+from heedful.models.language_model import hidden_states, hidden_states_at
 from heedful.models.output_head import token_logprobs
 from heedful.models.scalar_model import scalars
 from heedful.training.loop import Adam, Timer, learning_rate, microbatches, require_finite
@@ -125,20 +125,18 @@ def response_logprobs(
     model: Any, batch: Sequences, temperature: float = 1.0, *, equal_weights: bool = False
 ) -> Tensor:
     """(M,) log-probabilities of the response tokens; ``equal_weights`` as ``token_logprobs``."""
-    hidden = hidden_states(model, batch.tokens, batch.layout).index_select(0, batch.predictors)
+    hidden = hidden_states_at(model, batch.tokens, batch.layout, batch.predictors)
     return token_logprobs(model, hidden, batch.targets, temperature, equal_weights=equal_weights)
 
 
 def final_scores(model: Any, batch: Sequences) -> Tensor:
     """(B,) scalars at the last token of every sequence: the scores of a reward model."""
-    hidden = hidden_states(model, batch.tokens, batch.layout)
-    return scalars(model, hidden.index_select(0, batch.last))
+    return scalars(model, hidden_states_at(model, batch.tokens, batch.layout, batch.last))
 
 
 def response_values(model: Any, batch: Sequences) -> Tensor:
     """(M,) scalars at the positions that predict the response tokens: values before each action."""
-    hidden = hidden_states(model, batch.tokens, batch.layout)
-    return scalars(model, hidden.index_select(0, batch.predictors))
+    return scalars(model, hidden_states_at(model, batch.tokens, batch.layout, batch.predictors))
 
 
 def to_rows(values: Tensor, batch: Sequences, num_columns: int) -> Tensor:

@@ -23,7 +23,12 @@ from heedful.data.examples import Example, RankedPrompt
 from heedful.errors import DataError
 from heedful.losses.reward import ranking_loss
 from heedful.metrics import MetricsLog
-from heedful.models.language_model import cast_weights, hidden_states, num_parameters, pick_dtype
+from heedful.models.language_model import (
+    cast_weights,
+    hidden_states_at,
+    num_parameters,
+    pick_dtype,
+)
 from heedful.models.scalar_model import center
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
 from heedful.training.loop import (
@@ -313,8 +318,8 @@ def _center(
     model.eval()
     hidden = []
     for _, batch in _batches(demonstrations, config.compute.tokens_per_microbatch):
-        states = hidden_states(model, batch.tokens, batch.layout)
-        hidden.append(states.index_select(0, batch.last).float())
+        states = hidden_states_at(model, batch.tokens, batch.layout, batch.last)
+        hidden.append(states.float())
     folded = center(model, torch.cat(hidden), optimizer.master_of)
     optimizer.sync()
     return {"reward/bias": folded["bias"], "reward/bias_spread": folded["spread"]}
