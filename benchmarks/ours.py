@@ -15,6 +15,9 @@ from measure import Child, rows_of, run_child
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 LR = 1e-5
+# Random rewards teach a policy to end its responses sooner or never, each side its own way: no more
+# than that lets both keep the same lengths.
+PPO_LR = 1e-7
 # What step 3 calls its phases, and what the benchmarks call them.
 PHASES = {"rollout": "generate", "experience": "score", "optimize": "optimize"}
 
@@ -63,7 +66,8 @@ def settings_of(work: Work, workload: Path, run_dir: Path) -> dict[str, Any]:
                 "episodes": work.batch_size * work.steps,
                 "batch_size": work.batch_size,
                 "minibatch_size": work.minibatch_size,
-                "lr": LR,
+                "lr": PPO_LR,
+                "value_lr": PPO_LR,
                 "recompute_logprobs": work.recompute,
             },
             "sampling": {"max_new_tokens": work.response_tokens},

@@ -304,7 +304,7 @@ def run_peer(
         "out": str(out),
         "variant": run.variant,
         "steps": sizes.steps[run.work],
-        "lr": ours.LR,
+        "lr": ours.PPO_LR if run.work == "ppo" else ours.LR,
         "batch_size": sizes.generated if run.work == "generate" else sizes.demonstrations,
         "pairs_per_prompt": sizes.pairs,
         "prompts_per_update": sizes.comparisons,

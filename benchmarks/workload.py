@@ -3,10 +3,10 @@
     python benchmarks/workload.py '{"shape": "tiny", "prompts": 512}' runs/workload
 
 Words are drawn evenly from the vocabulary, so there is nothing to learn; time does not depend on
-it. Responses end at random: the models are made so that EOS has the chance ``end_chance`` at every
-token, the data likewise. A directory holds ``policy`` and ``reward_model`` (plain Hugging Face
-directories with one tokenizer), ``demonstrations.jsonl``, ``comparisons.jsonl``, ``prompts.jsonl``
-and ``workload.json``, the settings and counts.
+it. Responses end at random: EOS has the chance ``end_chance`` at every token of the data, and the
+models are made so that theirs are as long on average. A directory holds ``policy`` and
+``reward_model`` (plain Hugging Face directories with one tokenizer), ``demonstrations.jsonl``,
+``comparisons.jsonl``, ``prompts.jsonl`` and ``workload.json``, the settings and counts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 PAD, EOS, UNKNOWN = 0, 1, 2
 FIRST_WORD = 3
 WORKLOAD_FILE = "workload.json"
-# Tokens on which the chance of EOS is fitted.
-FIT_ROWS, FIT_TOKENS = 8, 64
+# Rows on which the chance of EOS is fitted, and the prompts that they begin with.
+FIT_ROWS, FIT_PROMPT = 128, 32
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def write_models(workload: Workload, directory: Path) -> None:
     torch.manual_seed(workload.seed)
     policy = AutoModelForCausalLM.from_config(config).eval()
     if workload.end_chance > 0:
-        set_end_chance(policy, workload.end_chance)
+        set_end_chance(policy, workload.end_chance, workload.response_tokens)
     config.num_labels = 1
     reward_model = AutoModelForSequenceClassification.from_config(config)
     for name, model in (("policy", policy), ("reward_model", reward_model)):
@@ -210,8 +210,11 @@ def architecture_config(architecture: str, shape: Shape) -> Any:
     raise ValueError(f"architecture {architecture!r} is none of {', '.join(ARCHITECTURES)}")
 
 
-def set_end_chance(model: Any, chance: float) -> None:
-    """Gives EOS the mean probability ``chance`` under a model with random weights, in place.
+def set_end_chance(model: Any, chance: float, longest: int) -> None:
+    """Makes the responses of a model with random weights end, in place.
+
+    Their mean length, of at most ``longest`` tokens, becomes that of a ``chance`` of EOS at every
+    token. (The mean chance would not do: it differs so much between texts that most would not end.)
 
     The first value of every embedding becomes the same number, so that a part of every hidden state
     is constant. The output row of EOS is then moved along it as far as is needed. Where the output
@@ -221,20 +224,26 @@ def set_end_chance(model: Any, chance: float) -> None:
 
     size, words = model.config.hidden_size, model.get_input_embeddings().weight
     head = model.get_output_embeddings().weight
+    wanted = sum((1 - chance) ** t for t in range(longest))
     with torch.no_grad():
         words[:, 0] = words.std() * size**0.5
         generator = torch.Generator().manual_seed(0)
-        rows = torch.randint(FIRST_WORD, len(words), (FIT_ROWS, FIT_TOKENS), generator=generator)
-        hidden = model.base_model(rows).last_hidden_state.flatten(0, 1)
-        logits = hidden @ head.T
-        own, constant = logits[:, EOS].clone(), hidden[:, 0]
-        logits[:, EOS] = -torch.inf
-        others = logits.logsumexp(-1)
+        shape = (FIT_ROWS, FIT_PROMPT + longest - 1)  # what it writes is as random as this
+        rows = torch.randint(FIRST_WORD, len(words), shape, generator=generator)
+        parts = []
+        for part in rows.split(8):  # the logits of all would be gigabytes
+            hidden = model.base_model(part).last_hidden_state[:, FIT_PROMPT - 1 :]
+            logits = hidden @ head.T
+            own = logits[..., EOS].clone()
+            logits[..., EOS] = -torch.inf
+            parts.append(torch.stack((own - logits.logsumexp(-1), hidden[..., 0])))
+        odds, constant = torch.cat(parts, dim=1)  # (rows, positions) each
         low, high = 0.0, 100.0
         for _ in range(60):
             middle = (low + high) / 2
-            mean = torch.sigmoid(own + middle * constant - others).mean()
-            low, high = (middle, high) if mean < chance else (low, middle)
+            goes_on = 1 - torch.sigmoid(odds + middle * constant)[:, :-1]
+            length = 1 + goes_on.cumprod(1).sum(1).mean()
+            low, high = (middle, high) if length > wanted else (low, middle)
         head[EOS, 0] += low
 
 

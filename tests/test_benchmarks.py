@@ -150,19 +150,29 @@ def test_both_sides_read_the_same_tokens(load):
     assert template.encode_response("t9") == [9, workload.EOS]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma3"])
 def test_random_models_end_their_responses_by_chance(load, architecture):
     workload = load("workload")
     config = workload.architecture_config(architecture, workload.SHAPES["quick"])
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(config).eval()
-    tokens = torch.randint(3, 128, (16, 32), generator=torch.Generator().manual_seed(7))
-    with torch.no_grad():
-        before = model(tokens).logits.softmax(-1)[..., workload.EOS].mean()
-        workload.set_end_chance(model, 0.1)
-        after = model(tokens).logits.softmax(-1)[..., workload.EOS].mean()
-    assert before < 0.02
-    assert after == pytest.approx(0.1, rel=0.15)
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randint(3, 128, (256, 8), generator=generator)
+    lengths = {}
+    for when in ("before", "after"):
+        if when == "after":
+            workload.set_end_chance(model, 0.1, 20)
+        tokens = rows
+        for _ in range(20):
+            chances = model(tokens).logits[:, -1].softmax(-1)
+            drawn = torch.multinomial(chances, 1, generator=generator)
+            tokens = torch.cat((tokens, drawn), dim=1)
+        ended = (tokens[:, 8:] == workload.EOS).cumsum(1) > 0
+        lengths[when] = float((20 - ended[:, :-1].sum(1)).double().mean())
+    assert lengths["before"] > 17
+    # 1 + 0.9 + 0.9^2 + ... + 0.9^19 = (1 - 0.9^20) / 0.1
+    assert lengths["after"] == pytest.approx(8.784, rel=0.15)
 
 
 def test_a_workload_is_kept_until_its_settings_change(load, tmp_path):
