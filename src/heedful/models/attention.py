@@ -77,11 +77,12 @@ class Bucket:
 
 
 class KeyValueCache:
-    """Keys (layers, rows, G, D, S) and values (layers, rows, G, S, D) of every layer.
+    """Keys (rows, G, D, S) and values (rows, G, S, D) of every layer.
 
     Keys lie with their slots side by side, as the product of one query with all of them reads them.
     There are hardly more slots than are used, ``reserve`` adds some: a product over a part of
-    the slots would copy that part first.
+    the slots would copy that part first. A layer's tensors are its own, so that no more than one
+    is there twice while the cache grows.
     """
 
     def __init__(self, config: Any, rows: int, slots: int, dtype: torch.dtype, device: Any = "cpu"):
@@ -89,27 +90,33 @@ class KeyValueCache:
         heads = text_config.num_attention_heads
         groups = getattr(text_config, "num_key_value_heads", None) or heads
         size = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
-        shape = (text_config.num_hidden_layers, rows, groups)
-        self.keys = torch.zeros(*shape, size, slots, dtype=dtype, device=device)
-        self.values = torch.zeros(*shape, slots, size, dtype=dtype, device=device)
+        self.dtype, self.device = dtype, torch.device(device)
+        self.num_slots = slots
+        layers = range(text_config.num_hidden_layers)
+        shapes = ((rows, groups, size, slots), (rows, groups, slots, size))
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in layers] for shape in shapes
+        )
 
     def write(self, layer: int, rows: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Puts k and v (T, G, D) of T tokens into their rows (T,) and slots (T,)."""
-        self.keys[layer, rows, :, :, slots] = k.to(self.keys.dtype)
-        self.values[layer, rows, :, slots] = v.to(self.values.dtype)
+        self.keys[layer][rows, :, :, slots] = k.to(self.dtype)
+        self.values[layer][rows, :, slots] = v.to(self.dtype)
 
     def reserve(self, slots: int) -> None:
         """Makes room for ``slots`` slots and some more, unless it is there."""
-        missing = slots - self.values.shape[3]
-        if missing > 0:
-            more = -(-missing // SLOTS_AT_A_TIME) * SLOTS_AT_A_TIME
-            self.keys = F.pad(self.keys, (0, more))
-            self.values = F.pad(self.values, (0, 0, 0, more))
+        if slots > self.num_slots:
+            more = -(-(slots - self.num_slots) // SLOTS_AT_A_TIME) * SLOTS_AT_A_TIME
+            self.num_slots += more
+            for layer in range(len(self.keys)):
+                self.keys[layer] = F.pad(self.keys[layer], (0, more))
+                self.values[layer] = F.pad(self.values[layer], (0, 0, 0, more))
 
     def move_rows(self, source: Tensor, target: Tensor, used: int) -> None:
         """Copies the first ``used`` slots of rows ``source`` over rows ``target``."""
-        self.keys[:, target, ..., :used] = self.keys[:, source, ..., :used]
-        self.values[:, target, :, :used] = self.values[:, source, :, :used]
+        for keys, values in zip(self.keys, self.values, strict=True):
+            keys[target, ..., :used] = keys[source, ..., :used]
+            values[target, :, :used] = values[source, :, :used]
 
 
 class Packed:
@@ -229,11 +236,11 @@ class Cached:
     def bias(self, window: int | None) -> Tensor:
         """(A, 1, 1, S) 0 where a row may look, -inf past its newest token or its window."""
         if window not in self._biases:
-            slots = torch.arange(self.cache.values.shape[3], device=self.slots.device)
+            slots = torch.arange(self.cache.num_slots, device=self.slots.device)
             hidden = slots > self.slots[:, None]
             if window is not None:
                 hidden |= slots <= self.slots[:, None] - window
-            bias = torch.zeros(hidden.shape, dtype=self.cache.keys.dtype, device=hidden.device)
+            bias = torch.zeros(hidden.shape, dtype=self.cache.dtype, device=hidden.device)
             self._biases[window] = bias.masked_fill_(hidden, float("-inf"))[:, None, None]
         return self._biases[window]
 
@@ -241,9 +248,9 @@ class Cached:
         """(A, H, D) from q (A, H, D), k and v (A, G, D) of the new tokens."""
         self.cache.write(layer, self.rows, self.slots, k, v)
         count, (groups, size) = len(self.slots), k.shape[1:]
-        keys, values = self.cache.keys[layer, :count], self.cache.values[layer, :count]
+        keys, values = self.cache.keys[layer][:count], self.cache.values[layer][:count]
         # plain products: the fused kernels are made for many queries and take 2 to 4 times as long
-        queries = q.view(count, groups, -1, size).to(keys.dtype) * options.scale
+        queries = q.view(count, groups, -1, size).to(self.cache.dtype) * options.scale
         scores = torch.matmul(queries, keys)  # (A, G, H / G, S)
         if options.softcap is not None:
             scores = options.softcap * torch.tanh(scores / options.softcap)

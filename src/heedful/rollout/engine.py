@@ -207,7 +207,7 @@ def _prefill(
 
     They are written to n rows each, from row ``first`` on.
     """
-    device = cache.keys.device
+    device = cache.device
     layout = Packed([len(prompt) for prompt in prompts], device)
     layout.cache = cache
     layout.cache_rows = first + torch.arange(len(prompts), device=device) * n
