@@ -91,7 +91,7 @@ class KeyValueCache:
         groups = getattr(text_config, "num_key_value_heads", None) or heads
         size = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
         self.dtype, self.device = dtype, torch.device(device)
-        self.num_slots = slots
+        self.num_rows, self.num_slots = rows, slots
         layers = range(text_config.num_hidden_layers)
         shapes = ((rows, groups, size, slots), (rows, groups, slots, size))
         self.keys, self.values = (
@@ -104,13 +104,18 @@ class KeyValueCache:
         self.values[layer][rows, :, slots] = v.to(self.dtype)
 
     def reserve(self, slots: int) -> None:
-        """Makes room for ``slots`` slots and some more, unless it is there."""
+        """Makes room for ``slots`` slots and some more, unless it is there, and drops other rows."""
         if slots > self.num_slots:
             more = -(-(slots - self.num_slots) // SLOTS_AT_A_TIME) * SLOTS_AT_A_TIME
             self.num_slots += more
             for layer in range(len(self.keys)):
-                self.keys[layer] = F.pad(self.keys[layer], (0, more))
-                self.values[layer] = F.pad(self.values[layer], (0, 0, 0, more))
+                keys, values = self.keys[layer], self.values[layer]
+                self.keys[layer] = F.pad(keys[: self.num_rows], (0, more))
+                self.values[layer] = F.pad(values[: self.num_rows], (0, 0, 0, more))
+
+    def keep_rows(self, rows: int) -> None:
+        """Says that the first ``rows`` rows are all that is needed from now on."""
+        self.num_rows = min(self.num_rows, rows)
 
     def move_rows(self, source: Tensor, target: Tensor, used: int) -> None:
         """Copies the first ``used`` slots of rows ``source`` over rows ``target``."""

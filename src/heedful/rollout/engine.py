@@ -137,6 +137,7 @@ def sample(
             rows = rows.compact(cache)
             if waiting or not num_alive:
                 continue
+            cache.keep_rows(num_alive)
         z = logits(head, hidden_states(model, rows.tokens, Cached(cache, rows.slots)))
         rows.slots = rows.slots + rows.alive  # a finished row stays where it is
         _record(rollout, rows, pick(z, temperature, top_p, generator), ends)
