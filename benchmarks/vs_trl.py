@@ -75,6 +75,11 @@ class Sizes:
 SIZES = {
     "tiny": Sizes({"sft": 9, "reward": 7, "ppo": 4, "generate": 4}),
     "small": Sizes({"sft": 5, "reward": 4, "ppo": 3, "generate": 3}),
+    # few sequences: what counts there is the memory of weights and optimizer (largest.py)
+    **dict.fromkeys(
+        ("base", "medium"),
+        Sizes({"sft": 2, "reward": 2, "ppo": 2, "generate": 2}, 8, 1, 9, 8, 1, 8, 64),
+    ),
     "quick": Sizes({"sft": 2, "reward": 2, "ppo": 2, "generate": 2}, 8, 2, 4, 8, 2, 4, 8),
 }
 

@@ -41,6 +41,9 @@ class Shape:
 SHAPES = {
     "tiny": Shape(256, 6, 4, 704, 8192),
     "small": Shape(512, 8, 8, 1408, 32000),
+    # for memory: 134 and 271 million weights
+    "base": Shape(768, 12, 12, 2048, 32000),
+    "medium": Shape(1024, 16, 16, 2816, 32000),
     "quick": Shape(32, 2, 2, 64, 128),
 }
 ARCHITECTURES = ("llama", "gpt2", "qwen3", "gemma3")

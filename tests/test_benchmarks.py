@@ -324,3 +324,27 @@ def test_the_machine_is_measured_at_the_shapes_of_the_models(load, monkeypatch):
     assert [rate["dtype"] for rate in products] == ["fp32", "bf16"] * 5
     assert all(rate["flops_per_s"] > 0 for rate in products)
     assert copy["bytes_per_s"] > 0
+
+
+def test_the_largest_model_lies_on_the_line_through_two_peaks(load):
+    largest = load("largest")
+    # 1 GiB and 16 bytes a weight
+    peaks = {100: 1600.0 + 2**30, 300: 4800.0 + 2**30}
+    assert largest.line_through(peaks) == (16.0, 2**30)
+    assert largest.line_through(peaks).largest(2**34) == pytest.approx(15 * 2**26)
+    shape = load("workload").Shape(8, 2, 2, 24, 32)
+    # by hand: 2 * 32 * 8 + 2 * (4 * 64 + 3 * 8 * 24 + 2 * 8) + 8
+    assert largest.num_weights(shape) == 512 + 2 * 848 + 8
+    model = AutoModelForCausalLM.from_config(load("workload").architecture_config("llama", shape))
+    assert sum(p.numel() for p in model.parameters()) == largest.num_weights(shape)
+    runs = [
+        {
+            "work": "sft",
+            "side": "heedful",
+            "variant": ["bf16"],
+            "model": model,
+            "process_peak_gib": peak,
+        }
+        for model, peak in (("base", 3.0), ("medium", 5.0))
+    ]
+    assert "| sft | heedful bf16 |" in largest.table(runs, 24)
