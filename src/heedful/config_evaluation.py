@@ -10,17 +10,42 @@ from heedful.config_file import (
     ONE_OR_MORE,
     Comparisons,
     File,
+    Folder,
     Input,
     Positive,
     PositiveFloat,
     Section,
     Share,
+    TextFiles,
     Texts,
 )
 
 Files = Annotated[Texts, Input("file")]
 Folders = Annotated[tuple[str, ...], ONE_OR_MORE, Input("folder"), Field(min_length=1)]
 NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Evaluation(Section):
+    measures: Annotated[
+        tuple[Literal["score", "kl", "length", "finished", "entropy"], ...], ONE_OR_MORE
+    ] = ("score", "kl", "length")
+    """What is measured of answers to validation prompts, always the same ones: the reward model's
+    score, the KL from the reference, tokens, the share that ended, the entropy. Empty samples
+    none."""
+    prompts: Positive | None = None
+    """Validation prompts answered each time, chosen by a hash of their ids; else all."""
+    text: TextFiles = ()
+    """Files of held-out pretraining text, for the loss per token."""
+    documents: Positive = 64
+    """Documents of it that are read, the first ones."""
+    document_tokens: Positive = 512
+    """Tokens read of a document at most, its beginning."""
+    suites: Texts = ()
+    """Suites or tasks of heed eval, by name, asked without examples."""
+    data: Folder | None = None
+    """Directory of their published files, as in heed eval."""
+    limit: Positive = 20
+    """Items of each task, chosen by a hash of their ids."""
 
 
 class JudgeConfig(Section):

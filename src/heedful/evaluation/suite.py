@@ -89,6 +89,18 @@ def find_tasks(suites: Sequence[Suite], names: Sequence[str]) -> dict[str, list[
     return {name: tasks for name, tasks in chosen.items() if tasks}
 
 
+def tasks_of(names: Sequence[str]) -> list[Task]:
+    """The tasks of these suites or with these names; ConfigError names the near ones."""
+    known = {suite: part.tasks for suite, part in SUITES.items()}
+    known |= {task.name: (task,) for part in SUITES.values() for task in part.tasks}
+    found: dict[str, Task] = {}
+    for name in (part.strip() for text in names for part in text.split(",")):
+        if name not in known:
+            raise ConfigError(_unknown("suite or task", name, known))
+        found |= {task.name: task for task in known[name]}
+    return list(found.values())
+
+
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
