@@ -8,6 +8,7 @@ from pydantic import Field
 
 from heedful.config_file import (
     Compute,
+    Demonstrations,
     File,
     LanguageModel,
     Positive,
@@ -40,6 +41,8 @@ class SampledModel(Section):
     """File with the few-shot prefix to put before every prompt (written by heed prefix)."""
     num_samples: Positive = 1
     """Completions per prompt."""
+    best_of: Positive = 1
+    """Samples of which the reward model chooses each completion: best-of-n."""
     stop: Texts = ()
     """Text at which a completion ends, besides EOS."""
 
@@ -82,8 +85,15 @@ class PrefixConfig(Section):
     """Directory of the base model."""
     reward_model: RewardModel
     """Directory of the reward model that chooses."""
-    prefixes: File
-    """JSONL file of candidates: {"id", "text"}; a prompt follows as "Task: {prompt}\\nAnswer:"."""
+    prefixes: File | None = None
+    """JSONL file of candidates that people wrote: {"id", "text"}; a prompt follows as
+    "Task: {prompt}\\nAnswer:"."""
+    demonstrations: Demonstrations = ()
+    """Demonstration files out of whose train split further candidates are drawn."""
+    num_drawn: Positive = 16
+    """Candidates drawn from them."""
+    shots: Positive = 4
+    """Demonstrations in a drawn candidate."""
     prompts: Prompts
     """Validation prompt files."""
     use: str | None = None
