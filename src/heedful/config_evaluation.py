@@ -49,18 +49,23 @@ class Evaluation(Section):
 
 
 class JudgeConfig(Section):
-    """heed judge: a model or people compare answers of models with those of a baseline."""
+    """heed judge: a model or people compare answers of models with those of a baseline, or grade
+    answers to TruthfulQA."""
 
     run_dir: str
-    """Directory to write: judgements.jsonl and judge.json, or tasks.jsonl and key.jsonl."""
-    samples: File
+    """Directory to write: judgements.jsonl (or grades.jsonl) and judge.json, or tasks.jsonl and
+    key.jsonl."""
+    samples: File | None = None
     """completions.jsonl of heed sample, with answers of all models to the same prompts."""
+    truthfulqa: File | None = None
+    """eval/truthfulness.jsonl of heed eval: instead of comparing, its written answers are graded as
+    true and informative."""
     baseline: str = "SFT"
     """Model that the others are compared with (paper 4.1: the SFT baseline)."""
     models: Texts = ()
     """Models to compare; empty takes all in the file."""
     limit: Positive | None = None
-    """Prompts, the first of the file."""
+    """Prompts of samples, or different answers to TruthfulQA: the first of the file."""
     by: Literal["model", "people"] = "model"
     """Who judges: a model over the network, or people, for whom tasks are written that the labeling
     service imports."""
@@ -74,7 +79,7 @@ class JudgeConfig(Section):
     """Further fields of every request, as the service names them; none takes temperature 0 and
     max_tokens 400."""
     criteria: File | None = None
-    """Text of what makes an answer better; none takes ours."""
+    """Text of what makes an answer better; none takes ours. Not for TruthfulQA."""
     tries: Positive = 6
     """Times that a question is asked until it counts as failed."""
     timeout_s: PositiveFloat = 60.0
@@ -86,8 +91,8 @@ class JudgeConfig(Section):
     workers: Positive = 8
     """Questions asked at a time."""
     max_failed: Share = 0.05
-    """Share of pairs that may stay without a verdict before the command fails. What was answered is
-    kept either way: the same command asks for the rest alone."""
+    """Share of pairs (or answers) that may stay without a verdict before the command fails. What
+    was answered is kept either way: the same command asks for the rest alone."""
     price_prompt: NotNegative = 0.0
     """What a million prompt tokens cost, for the report."""
     price_completion: NotNegative = 0.0

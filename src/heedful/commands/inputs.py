@@ -105,6 +105,8 @@ def _needed(config: Any) -> Iterator[tuple[str, str]]:
         yield "prompts", "give --prompts=FILE"
     if name in ("SampleConfig", "MeasureConfig"):
         yield "models", """give --models='[{ name = "NAME", path = "DIR" }]'"""
+    if name == "JudgeConfig" and config.truthfulqa is None:
+        yield "samples", "give completions.jsonl of heed sample, as --samples=FILE"
     if name == "PrefixConfig" and not config.demonstrations:
         yield "prefixes", "give a file of candidates, or --demonstrations=FILE to draw them from"
     if name == "EvalConfig" and not config.rescore:

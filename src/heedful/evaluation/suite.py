@@ -18,6 +18,7 @@ import numpy as np
 
 from heedful.errors import ConfigError, DataError, EvaluationError
 from heedful.evaluation.bias import BIAS_TASKS
+from heedful.evaluation.grading import Grader
 from heedful.evaluation.items import Item, Metric, Row, Task
 from heedful.evaluation.nlp import NLP_TASKS
 from heedful.evaluation.toxicity import TOXICITY_TASKS, Scorer
@@ -61,6 +62,7 @@ class Graders:
     toxicity: Scorer
     truth: Judge = no_judge
     informativeness: Judge = no_judge
+    grades: Grader | None = None  # in the place of both
 
 
 def find_suites(names: Sequence[str]) -> list[Suite]:
