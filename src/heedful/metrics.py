@@ -29,7 +29,6 @@ LINE_LABELS = {
     "reward/loss": "loss",
     "reward/accuracy": "accuracy",
     "valid/loss": "valid_loss",
-    "valid/text_loss": "valid_loss",
     "valid/accuracy": "valid_accuracy",
     "ppo/score": "score",
     "valid/score": "valid",
@@ -39,6 +38,7 @@ LINE_LABELS = {
     "ppo/length": "length",
     "ppo/finished": "eos",
     "ppo/ptx_loss": "ptx",
+    "valid/text_loss": "valid_loss",
     "ppo/clipfrac": "clip",
     "speed/episodes_per_s": "ep/s",
 }

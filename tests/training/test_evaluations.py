@@ -24,6 +24,22 @@ def test_the_share_counts_what_earlier_processes_spent(tmp_path):
     assert timer.seconds["evaluate"] == 3.0
 
 
+def test_a_line_shows_as_many_values_as_fit(tmp_path, capsys):
+    kept = {f"eval/task.{i}": 0.125 for i in range(20)}
+    (tmp_path / "state").mkdir()
+    row = {"iteration": 1, "seconds": 2.5, "values": kept}
+    (tmp_path / "state" / "evaluations.jsonl").write_text(json.dumps(row))
+    evaluations = Evaluations([lambda policy: {}], tmp_path, 1, 2, 1)
+    timer = Timer()
+    timer.seconds["rollout"] = 7.5
+    evaluations.look(None, 1, timer)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("step 2/2  evaluated (2.5 s, 25.0% of the run so far):  task.0 0.125  t")
+    num_shown = line.count("task.")
+    assert line.endswith(f"0.125  and {20 - num_shown} more") and 2 <= num_shown < 20
+    assert 100 < len(line) <= 120
+
+
 @pytest.mark.parametrize(("every", "due"), [(0, []), (2, [1, 3, 4]), (9, [4])])
 def test_every_so_many_and_at_the_end(tmp_path, every, due):
     evaluations = Evaluations([lambda policy: {}], tmp_path, every, 5)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from heedful.metrics import iter_jsonl, keep_rows_before, short_number
+from heedful.metrics import LINE_WIDTH, iter_jsonl, keep_rows_before, short_number
 from heedful.training.checkpoint import STATE_DIR
 from heedful.training.loop import Timer
 
@@ -27,6 +27,7 @@ from heedful.training.loop import Timer
 Evaluator = Callable[[Any], Mapping[str, float]]
 
 KEPT_FILE = "evaluations.jsonl"  # in state/
+MORE = "  and {} more"  # of what does not fit into the line
 # What of a row of metrics.jsonl is time that is no part of another's.
 PHASES = ("rollout", "experience", "optimize", "observe", "evaluate")
 
@@ -103,13 +104,16 @@ class Evaluations:
     def _say(
         self, iteration: int, found: Mapping[str, float], seconds: float, share: float
     ) -> None:
-        values = "  ".join(f"{key} {short_number(value)}" for key, value in found.items())
-        print(
-            f"step {iteration + 1}/{self.total}  evaluated: {values}  (took "
-            f"{short_number(seconds)} s; evaluating is {share:.1%} of the run so far)",
-            file=sys.stderr,
-            flush=True,
-        )
+        took = f"{short_number(seconds)} s, {share:.1%} of the run so far"
+        line = f"step {iteration + 1}/{self.total}  evaluated ({took}):"
+        left = len(found)
+        for key, value in found.items():
+            field = f"  {key.partition('/')[2] or key} {short_number(value)}"
+            if len(line) + len(field) > LINE_WIDTH - len(MORE):
+                line += MORE.format(left)
+                break
+            line, left = line + field, left - 1
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
