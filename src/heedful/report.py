@@ -79,6 +79,7 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Reward", ("reward",)),
     ("Entropy", ("entropy",)),
     ("Response length", ("length",)),
+    ("Seconds of an evaluation", ("evaluate_s",)),
     ("Evaluation's share of the run's time", ("evaluate_share",)),
 )
 # Stages in the order in which they are shown; others follow by name. "ppo_1" is a round of "ppo".

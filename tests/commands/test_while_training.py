@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from heedful.commands.eval import run_eval
+from heedful.commands.report import stage_costs
 from heedful.commands.train import run_ppo
 from heedful.config import EvalConfig, PPOConfig
 from heedful.errors import ConfigError, DataError
@@ -182,6 +183,17 @@ def test_the_cost_is_told(runs, place, tmp_path, capsys):
     assert re.fullmatch(
         r"step 3/3  evaluated \(\S+ s, \d+\.\d% of the run so far\):  length 5", line
     )
+
+
+def test_a_share_is_no_time_of_a_stage(tmp_path):
+    """10 tokens a second over 2 s of sampling and 3 s of evaluating."""
+    stage = tmp_path / "stages" / "ppo"
+    stage.mkdir(parents=True)
+    row = {"step": 0, "speed/tokens_per_s": 10.0, "time/rollout_s": 2.0, "time/evaluate_s": 3.0}
+    (stage / "metrics.jsonl").write_text(json.dumps(row | {"time/evaluate_share": 0.6}))
+    (stage / "stage.json").write_text(json.dumps({"seconds": 6.0}))
+    (cost,) = stage_costs(tmp_path)
+    assert (cost["tokens"], cost["seconds"]) == (50.0, 6.0)
 
 
 @pytest.mark.parametrize(
