@@ -213,6 +213,10 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
             _warmup_note(ppo.warmup_iterations, iterations),
         ),
     ]
+    if config.eval_every:
+        count = math.ceil(iterations / config.eval_every)
+        note = f"after every {config.eval_every:,} iterations and the last"
+        rows.append(Row("evaluations", _number(count), note))
     if ppo.ptx_coef > 0:
         rows += _ptx_rows(config, iterations)
     sequence = data.max_prompt_tokens + config.sampling.max_new_tokens
