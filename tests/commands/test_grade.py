@@ -132,6 +132,9 @@ def test_bad_input_is_named(asked, tmp_path, heed):
     assert code == 1 and "--samples=FILE" in said
     code, said = heed("judge", run, f"--truthfulqa={asked / 'run/eval/truthfulness.jsonl'}")
     assert code == 2 and "--model=NAME" in said
+    both = [f"--truthfulqa={asked / 'run/eval/truthfulness.jsonl'}", f"--criteria={__file__}"]
+    code, said = heed("judge", run, *both, "--model=m")
+    assert code == 2 and "leave out samples and criteria" in said
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"question": "q", "answer": "a", "true": 1, "informative": true, "by": "x"}\n')
     words = ["--tasks=truthfulqa", f"--data={asked / 'data'}", f"--run-dir={asked / 'run'}"]

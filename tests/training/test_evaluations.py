@@ -38,6 +38,11 @@ def test_a_line_shows_as_many_values_as_fit(tmp_path, capsys):
     num_shown = line.count("task.")
     assert line.endswith(f"0.125  and {20 - num_shown} more") and 2 <= num_shown < 20
     assert 100 < len(line) <= 120
+    first = dict(list(kept.items())[: num_shown + 1])  # the last one needs no room for a count
+    row["values"] = first
+    (tmp_path / "state" / "evaluations.jsonl").write_text(json.dumps(row))
+    Evaluations([lambda policy: {}], tmp_path, 1, 2, 1).look(None, 1, timer)
+    assert "more" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("every", "due"), [(0, []), (2, [1, 3, 4]), (9, [4])])

@@ -85,6 +85,10 @@ def _request(config: JudgeConfig) -> dict[str, Any]:
 
 def _grade(config: JudgeConfig, run_dir: Path, progress: Callable[[int, int], None]) -> None:
     """Writes grades of the written answers to TruthfulQA, or tasks for people who grade them."""
+    if config.samples is not None or config.criteria is not None:
+        raise ConfigError(
+            "truthfulqa grades answers by the benchmark's criteria: leave out samples and criteria"
+        )
     answers = answers_in(read_results(Path(str(config.truthfulqa))))[: config.limit]
     if config.by == "people":
         tasks = grading_tasks(answers, most=config.outputs_per_task)

@@ -109,7 +109,7 @@ class Evaluations:
         left = len(found)
         for key, value in found.items():
             field = f"  {key.partition('/')[2] or key} {short_number(value)}"
-            if len(line) + len(field) > LINE_WIDTH - len(MORE):
+            if len(line) + len(field) > LINE_WIDTH - (len(MORE) if left > 1 else 0):
                 line += MORE.format(left)
                 break
             line, left = line + field, left - 1
