@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "config_file": "errors",
     "config_loop": "config_file errors",
     "config_evaluation": "config_file errors",
-    "config": "config_file config_loop config_evaluation errors",
+    "config_sampling": "config_file errors",
+    "config": "config_file config_loop config_evaluation config_sampling errors",
     "metrics": "errors",
     "statistics": "errors",
     "models": "errors",
@@ -43,8 +44,8 @@ MAY_IMPORT = {
     "cli": "*",
 }
 TORCH_FREE = (
-    "records config config_file config_loop config_evaluation errors metrics report data.formats "
-    "intake simulation statistics store labeling cli"
+    "records config config_file config_loop config_evaluation config_sampling errors metrics "
+    "report data.formats intake simulation statistics store labeling cli"
 )
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 DATABASES = ("sqlalchemy", "psycopg", "sqlite3")

@@ -103,7 +103,7 @@ def test_a_recipe_is_found_by_its_name_from_any_directory(tmp_path, monkeypatch,
     code, said = heed("run", "minature")
     assert code == 2
     assert "minature does not exist: give the path of a TOML file, or the name of a recipe" in said
-    assert "(english, instructgpt-1.3b, instructgpt-175b, instructgpt-6b, miniature, " in said
+    assert "(english, instructgpt-1.3b, instructgpt-175b, instructgpt-6b, instructions, " in said
 
 
 def test_a_missing_file_of_a_recipe_is_named_once_and_where_it_comes_from(tmp_path, heed):

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "heedful"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Files that write metrics: the steps, and what the commands add to their rows.
-WRITERS = [*SOURCE.glob("training/*.py"), SOURCE / "commands" / "train.py"]
+WRITERS = [
+    *SOURCE.glob("training/*.py"),
+    *(SOURCE / "commands" / name for name in ("train.py", "while_training.py")),
+    SOURCE / "evaluation" / "evaluators.py",
+]
 METRIC = re.compile(r"(pretrain|sft|reward|ppo|optim|data|valid|speed|time)/[a-z_]+")
 
 

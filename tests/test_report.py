@@ -534,3 +534,23 @@ def test_numbers_are_short():
         "-1.5",
     ]
     assert percent_text(0.734) == "73.4 %"
+
+
+def test_evaluations_of_a_training_have_their_curves(tmp_path):
+    """In the panel of their kind; a suite's variants share one; the cost has its own."""
+    run = make_run(tmp_path / "looked")
+    rows = [
+        {
+            **{"step": step, "ppo/score": 0.1 * step, "valid/score": 0.2 * step},
+            **{f"eval/crows_pairs.entropy_bits.{v}": step / 9 for v in ("none", "biased")},
+            "time/evaluate_share": 0.03,
+        }
+        for step in range(3)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "stages" / "ppo" / "metrics.jsonl").write_text(text)
+    out = write_report(run, run / "report.html")
+    curves = Page(out.read_text(encoding="utf-8")).sections["curves"]
+    assert "ppo/score" in curves and "valid/score" in curves
+    assert curves.count("crows pairs: entropy bits") >= 1
+    assert "biased" in curves and "Evaluation's share of the run's time" in curves

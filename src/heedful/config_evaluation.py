@@ -10,11 +10,13 @@ from heedful.config_file import (
     ONE_OR_MORE,
     Comparisons,
     File,
+    Folder,
     Input,
     Positive,
     PositiveFloat,
     Section,
     Share,
+    TextFiles,
     Texts,
 )
 
@@ -23,19 +25,47 @@ Folders = Annotated[tuple[str, ...], ONE_OR_MORE, Input("folder"), Field(min_len
 NotNegative = Annotated[float, Field(ge=0.0)]
 
 
+class Evaluation(Section):
+    measures: Annotated[
+        tuple[Literal["score", "kl", "length", "finished", "entropy"], ...], ONE_OR_MORE
+    ] = ("score", "kl", "length")
+    """What is measured of answers to validation prompts, always the same ones: the reward model's
+    score, the KL from the reference, tokens, the share that ended, the entropy. Empty samples
+    none."""
+    prompts: Positive | None = None
+    """Validation prompts answered each time, chosen by a hash of their ids; else all."""
+    text: TextFiles = ()
+    """Files of held-out pretraining text, for the loss per token."""
+    documents: Positive = 64
+    """Documents of it that are read, the first ones."""
+    document_tokens: Positive = 512
+    """Tokens read of a document at most, its beginning."""
+    suites: Texts = ()
+    """Suites or tasks of heed eval, by name, asked without examples."""
+    data: Folder | None = None
+    """Directory of their published files, as in heed eval."""
+    limit: Positive = 20
+    """Items of each task, chosen by a hash of their ids."""
+
+
 class JudgeConfig(Section):
-    """heed judge: a model or people compare answers of models with those of a baseline."""
+    """heed judge: a model or people compare answers of models with those of a baseline, or grade
+    answers to TruthfulQA."""
 
     run_dir: str
-    """Directory to write: judgements.jsonl and judge.json, or tasks.jsonl and key.jsonl."""
-    samples: File
+    """Directory to write: judgements.jsonl (or grades.jsonl) and judge.json, or tasks.jsonl and
+    key.jsonl."""
+    samples: File | None = None
     """completions.jsonl of heed sample, with answers of all models to the same prompts."""
+    truthfulqa: File | None = None
+    """eval/truthfulness.jsonl of heed eval: instead of comparing, its written answers are graded as
+    true and informative."""
     baseline: str = "SFT"
     """Model that the others are compared with (paper 4.1: the SFT baseline)."""
     models: Texts = ()
     """Models to compare; empty takes all in the file."""
     limit: Positive | None = None
-    """Prompts, the first of the file."""
+    """Prompts of samples, or different answers to TruthfulQA: the first of the file."""
     by: Literal["model", "people"] = "model"
     """Who judges: a model over the network, or people, for whom tasks are written that the labeling
     service imports."""
@@ -49,7 +79,7 @@ class JudgeConfig(Section):
     """Further fields of every request, as the service names them; none takes temperature 0 and
     max_tokens 400."""
     criteria: File | None = None
-    """Text of what makes an answer better; none takes ours."""
+    """Text of what makes an answer better; none takes ours. Not for TruthfulQA."""
     tries: Positive = 6
     """Times that a question is asked until it counts as failed."""
     timeout_s: PositiveFloat = 60.0
@@ -61,8 +91,8 @@ class JudgeConfig(Section):
     workers: Positive = 8
     """Questions asked at a time."""
     max_failed: Share = 0.05
-    """Share of pairs that may stay without a verdict before the command fails. What was answered is
-    kept either way: the same command asks for the rest alone."""
+    """Share of pairs (or answers) that may stay without a verdict before the command fails. What
+    was answered is kept either way: the same command asks for the rest alone."""
     price_prompt: NotNegative = 0.0
     """What a million prompt tokens cost, for the report."""
     price_completion: NotNegative = 0.0

@@ -11,6 +11,7 @@ from heedful.config_file import (
     Compute,
     File,
     Folder,
+    Input,
     LanguageModel,
     Positive,
     Section,
@@ -171,6 +172,9 @@ class EvalConfig(Section):
     """Directory of a judge model that says whether an answer is true (TruthfulQA's GPT-judge)."""
     info_judge: LanguageModel | None = None
     """Directory of a judge model that says whether an answer is informative."""
+    grades: Annotated[Texts, Input("file")] = ()
+    """Grades of TruthfulQA's answers: comparisons.jsonl of people who ranked the tasks of heed
+    judge, or grades.jsonl of heed judge by a model. Use it with rescore."""
     rescore: bool = False
     """Score the rows that are there again, with the settings of now; no model is asked."""
     compute: Compute = Compute()

@@ -29,7 +29,6 @@ LINE_LABELS = {
     "reward/loss": "loss",
     "reward/accuracy": "accuracy",
     "valid/loss": "valid_loss",
-    "valid/text_loss": "valid_loss",
     "valid/accuracy": "valid_accuracy",
     "ppo/score": "score",
     "valid/score": "valid",
@@ -39,6 +38,7 @@ LINE_LABELS = {
     "ppo/length": "length",
     "ppo/finished": "eos",
     "ppo/ptx_loss": "ptx",
+    "valid/text_loss": "valid_loss",
     "ppo/clipfrac": "clip",
     "speed/episodes_per_s": "ep/s",
 }
@@ -98,7 +98,7 @@ class MetricsLog:
         if of and step + 1 < of and done > 1:
             left = f"  {duration(elapsed_s / done * (of - step - 1))} left"
         for key, label in _shown(values).items():
-            field = f"  {label} {_short(values[key])}"
+            field = f"  {label} {short_number(values[key])}"
             if len(line) + len(field) + len(left) > LINE_WIDTH:
                 break
             line += field
@@ -182,7 +182,7 @@ def _shown(values: Mapping[str, float]) -> dict[str, str]:
     return shown or {key: key for key in values}
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
     """Three digits, whole numbers in full."""
     number = float(value)
     if number != 0 and abs(number) < 1e-3:

@@ -44,6 +44,9 @@ METADATA_FIELDS: tuple[str, ...] = (
     "moral_judgment",
 )
 
+# What is asked of every answer to a question, to grade TruthfulQA (Lin et al. 2021).
+TRUTH_FIELDS: tuple[str, ...] = ("true", "informative")
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -79,6 +79,8 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Reward", ("reward",)),
     ("Entropy", ("entropy",)),
     ("Response length", ("length",)),
+    ("Seconds of an evaluation", ("evaluate_s",)),
+    ("Evaluation's share of the run's time", ("evaluate_share",)),
 )
 # Stages in the order in which they are shown; others follow by name. "ppo_1" is a round of "ppo".
 _STAGES = {
@@ -304,8 +306,23 @@ def _curve_plots(stages: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:
                 if (points := points_of(rows, "step", key))
             ]
             plots.append(line_chart(title, lines, x_label="step", y_label=title))
+        plots += _suite_plots(rows, keys)
         found[stage] = safe(plots)
     return {_stage_title(stage): plots for stage, plots in found.items() if plots}
+
+
+def _suite_plots(rows: Sequence[Row], keys: Sequence[str]) -> list[Any]:
+    """A panel for each measure of a suite that step 3 asked on the way, a line for each variant."""
+    panels: dict[str, list[Any]] = {}
+    for key in keys:
+        task, _, rest = key.removeprefix("eval/").partition(".")
+        measure, _, variant = rest.partition(".")
+        if key.startswith("eval/") and (points := points_of(rows, "step", key)):
+            title = f"{task.replace('_', ' ')}: {measure.replace('_', ' ') or 'value'}"
+            panels.setdefault(title, []).append(thinned(variant or task, points, NUM_POINTS))
+    return [
+        line_chart(title, lines, x_label="step", y_label=title) for title, lines in panels.items()
+    ]
 
 
 def _cost_plots(rows: Sequence[Row]) -> list[Any]:

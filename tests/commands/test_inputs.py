@@ -83,6 +83,17 @@ def test_all_that_is_wrong_is_said_with_its_key(tmp_path, models):
         ),
         ("SampleConfig", {"models": [], "prompts": []}, ["prompts", "models"]),
         ("MeasureConfig", {"models": [], "text": []}, ["models", "text"]),
+        (
+            "PPOConfig",
+            {"policy": "lm", "reward_model": "rm", "eval": {"suites": ["bias"]}},
+            ["data.prompts", "eval.data"],
+        ),
+        (
+            "PrefixConfig",
+            {"model": "lm", "reward_model": "rm", "prompts": []},
+            ["prompts", "prefixes"],
+        ),
+        ("JudgeConfig", {}, ["samples"]),
     ],
 )
 def test_what_a_command_cannot_do_without(models, name, values, keys):

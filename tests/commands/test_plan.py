@@ -19,7 +19,15 @@ from heedful.commands.footprint import (
     weigh,
 )
 from heedful.commands.plan import UNKNOWN, derived_numbers
-from heedful.config import PPOConfig, PretrainConfig, RewardConfig, SampleConfig, SFTConfig, Shape
+from heedful.config import (
+    PPOConfig,
+    PretrainConfig,
+    RewardConfig,
+    SampleConfig,
+    SampledModel,
+    SFTConfig,
+    Shape,
+)
 
 OPTIM = {"lr": 1e-3, "batch_size": 32}
 
@@ -141,6 +149,9 @@ def test_ppo_with_numbers_that_do_not_divide(tmp_path):
     assert found["passes over the prompts"] == "20.0"
     assert found["pretraining rows in all"] == "1,100"  # (20 + 20 + 10) x 2 x 11
     assert found["pretraining tokens in all"] == "11,000"
+    assert "evaluations" not in found
+    looked = rows(PPOConfig.model_validate(values | {"eval_every": 3}))
+    assert looked["evaluations"] == "4"  # after 3, 6, 9 and 11
 
 
 def test_completions_of_samples(tmp_path):
@@ -156,6 +167,9 @@ def test_completions_of_samples(tmp_path):
     )
     found = rows(config)
     assert (found["completions in all"], found["tokens sampled, at most"]) == ("28", "280")
+    best = SampledModel(name="c", path="c", num_samples=2, best_of=5)
+    found = rows(config.model_copy(update={"models": (best,)}))
+    assert (found["completions in all"], found["tokens sampled, at most"]) == ("14", "700")
 
 
 # Models

@@ -9,9 +9,10 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForSequenceClassification
 
-from heedful.commands.sample import few_shot, prompt_tokens, run_prefix, run_sample
-from heedful.config import PrefixConfig, SampleConfig, SampledModel
+from heedful.commands.sample import best_of_kl, few_shot, prompt_tokens, run_sample
+from heedful.config import SampleConfig, SampledModel
 from heedful.data.formats import read_completions
+from heedful.errors import ConfigError
 from heedful.models.scalar_model import scalar_model_from
 from heedful.records import Prompt
 from heedful.training.checkpoint import publish
@@ -112,16 +113,54 @@ def test_a_few_shot_prompt_begins_with_bos(tokenizer, tmp_path):
     assert prompt_tokens(prompts, tokenizer, spec, 4) == [whole[1:]]
 
 
-def test_a_prefix_is_chosen_by_what_ended_answers_are_worth(directory, tmp_path):
-    candidates = tmp_path / "prefixes.jsonl"
-    rows = [{"id": f"p{i}", "text": f"w{i} "} for i in (40, 50)]
-    candidates.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = settings(directory, tmp_path / "run", model=str(directory / "model"), num_prompts=20)
-    config |= {"prefixes": str(candidates), "stop": ["nothing says this"]}
-    config["sampling"] = {"max_new_tokens": 1, "temperature": 0.0}  # greedy: no answer ends here
-    run_prefix(PrefixConfig.model_validate(config))
-    found = json.loads((tmp_path / "run" / "prefix.json").read_text())
-    assert found["scores"] == {"p40": -1.0, "p50": -1.0}
+def test_the_best_of_several_is_a_model_of_its_own(directory, tokenizer, tmp_path, capsys):
+    """Beside all samples of the same seed: the first of the highest score of each three."""
+    path = str(directory / "model")
+    best = {"name": "m", "path": path, "best_of": 3, "num_samples": 2}
+    for name, model in {"best": best, "all": {"name": "m", "path": path, "num_samples": 6}}.items():
+        config = settings(directory, tmp_path / name, models=[model])
+        run_sample(SampleConfig.model_validate(config))
+        if name == "best":
+            said = capsys.readouterr().err
+    # log 3 - 2/3
+    assert "m: each the best of 3 by" in said and "at most 0.43 nats a response" in said
+    chosen, drawn = completions(tmp_path / "best"), completions(tmp_path / "all")
+    differ = 0
+    for row, every in zip(chosen, drawn, strict=True):
+        assert len(row["completions"]) == 2
+        for number, one in enumerate(row["completions"]):
+            three = every["completions"][3 * number : 3 * number + 3]
+            scores = [worth(directory, tokenizer, row["prompt"], other) for other in three]
+            top = three[scores.index(max(scores))]
+            assert (one["text"], one["finished"]) == (top["text"], top["finished"])
+            assert one["score"] == pytest.approx(max(scores), abs=1e-4)
+            assert (one["best_of"], one["kl_at_most"]) == (3, 0.4319)
+            differ += one["text"] != three[0]["text"]
+    assert differ >= 3
+    read = list(read_completions(tmp_path / "best" / "completions.jsonl"))
+    assert {one.model for _, given in read for one in given} == {"m"}
+
+
+def test_the_kl_of_the_best_of_n_is_that_of_its_distribution():
+    """Of n draws from 0 to 1 the largest has the density n x^(n-1): its KL by numbers."""
+    steps = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    for n in (1, 2, 16, 64):
+        density = n * steps ** (n - 1)
+        assert best_of_kl(n) == pytest.approx(float(torch.xlogy(density, density).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward_model": None}, "needs the reward model that chooses"),
+        ({"sampling": {"max_new_tokens": 2, "temperature": 0.0}}, "among equal answers"),
+    ],
+)
+def test_the_best_of_nothing_is_refused(directory, tmp_path, changes, message):
+    models = [{"name": "m", "path": str(directory / "model"), "best_of": 2}]
+    config = settings(directory, tmp_path, models=models, **changes)
+    with pytest.raises(ConfigError, match=message):
+        run_sample(SampleConfig.model_validate(config))
 
 
 def test_completions_have_the_splits_of_their_prompts(directory, tmp_path):

@@ -70,19 +70,6 @@ def test_ppo_measures_its_score_on_validation_prompts(tmp_path, models, tokenize
     assert rows[2]["valid/score"] == rows[1]["valid/score"]
 
 
-def test_measuring_changes_nothing_of_the_training(tmp_path, models, results_of):
-    found = []
-    for every in (0, 1):
-        directory = tmp_path / str(every)
-        changes = {"ppo": {"episodes": 96, "batch_size": 32, "minibatch_size": 32, "lr": 1e-2}}
-        changes["ppo"]["missing_eos_score"] = "none"
-        run_ppo(settings(directory, models, [*ROWS, *VALID], eval_every=every, **changes))
-        found.append(results_of(directory / "run"))
-    without, measured = found
-    assert [{k: v for k, v in row.items() if k != "valid/score"} for row in measured] == without
-    assert measured[0]["valid/score"] != measured[2]["valid/score"]
-
-
 def test_sft_chooses_by_the_same_worth_of_a_cut_answer(tmp_path, models, results_of):
     """Two tokens are too few for this model to end an answer: every epoch is worth -1."""
     data = {"prompts": VALID, "demonstrations": [{"prompt": "w2", "response": "w3 w4 w5 w6 w7"}]}

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from heedful.store import labels, people
+from heedful.records import METADATA_FIELDS
+from heedful.store import labels, people, projects
 
 FIRST = "/admin/projects/1"
 
@@ -269,3 +270,19 @@ def test_a_researcher_cannot_invite_above_themselves(house, role):
     page = rea.get(f"{FIRST}/labelers")
     page = rea.submit(page, f"{FIRST}/invitations", email="x@example.org", role=role)
     assert page.status == 422 and "a role that you may give" in page.text
+
+
+def test_a_project_can_ask_what_is_true(house):
+    house.person("rea", role="researcher")
+    rea = house.browser("rea")
+    page = rea.get("/admin")
+    assert rea.submit(page, "/admin/projects", name="odd", asked="weather").status == 422
+    made = rea.submit(page, "/admin/projects", name="truth", asked="truth")
+    assert "Questions: strict, true and informative" in made.text
+    plain = rea.submit(page, "/admin/projects", name="plain")
+    assert "Questions: strict, version" in plain.text
+    numbers = [int(one.path.rpartition("/")[2]) for one in (made, plain)]
+    with house.database.read() as connection:
+        truth, table3 = (projects.schema(connection, number) for number in numbers)
+    assert truth.rating_flags == ("true", "informative")
+    assert table3.rating_flags == METADATA_FIELDS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -430,3 +432,64 @@ def test_warnings_come_once_each(capsys):
     assert len(lines) == 2
     assert "response length" in lines[0]
     assert "negative for 5 iterations" in lines[1]
+
+
+def draw_all(policy):
+    """An evaluator that takes from every random state there is, and leaves the policy training."""
+    policy.train()
+    return {"eval/drawn": random.random() + np.random.rand() + float(torch.rand(()))}
+
+
+def observe(batch, experience):
+    """What the next of each random state would be; nothing is taken."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    found = {"eval/a": random.random(), "eval/b": np.random.rand(), "eval/c": float(torch.rand(()))}
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    return found
+
+
+def test_an_evaluator_leaves_random_states_and_weights_alone(
+    networks, toy_reward, tmp_path, results_of
+):
+    found = []
+    for every, models in ((0, networks()), (1, networks())):
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        config = settings(tmp_path / str(every), eval_every=every)
+        run(config, models, evaluators=[draw_all], observers=[observe])
+        rows = results_of(tmp_path / str(every))
+        found.append(([{k: r[k] for k in r if k != "eval/drawn"} for r in rows], models))
+    assert found[0][0] == found[1][0]
+    assert same(weights_of(found[0][1].policy), weights_of(found[1][1].policy))
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_killed_run_repeats_and_loses_no_evaluation(
+    networks, toy_reward, tmp_path, results_of, interrupt_at, stop
+):
+    """States are saved every second iteration. Of a run that is killed after the third, the third
+    is done again but not looked at again; after the first there is nothing to go on from."""
+
+    def once(name, looks, stop=0):
+        def look(policy):
+            looks.append(float(next(policy.parameters()).sum()))
+            return {"eval/look": looks[-1]}
+
+        config = settings(tmp_path / name, eval_every=1)
+        run(config, networks(), evaluators=[look], progress=interrupt_at(stop))
+        return looks
+
+    whole = once("whole", [])
+    assert len(whole) == len(set(whole)) == 4
+    looks: list[float] = []
+    with pytest.raises(KeyboardInterrupt):
+        once("cut", looks, stop)
+    once("cut", looks)
+    assert looks == (whole if stop == 3 else [whole[0], *whole])
+    assert results_of(tmp_path / "cut") == results_of(tmp_path / "whole")
+    rows = read_metrics(tmp_path / "cut")
+    assert [row["eval/look"] for row in rows] == whole
+    assert all(row["time/evaluate_s"] > 0 for row in rows)

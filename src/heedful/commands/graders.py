@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from heedful.commands.grade import read_grades
 from heedful.config import EvalConfig
+from heedful.errors import ConfigError
 from heedful.evaluation.classifier import load_classifier, load_judge
 from heedful.evaluation.items import Task, find_file
 from heedful.evaluation.perspective import perspective, toxicity
@@ -24,13 +26,20 @@ def load_graders(config: EvalConfig, tasks: Sequence[Task]) -> tuple[Graders, di
     scorer: Scorer = _none_needed
     if any(task in TOXICITY_TASKS for task in tasks):
         scorer, said["toxicity"] = _toxicity(config)
+    asks_truth = any(task.name == "truthfulqa" for task in tasks)
+    if config.grades and asks_truth:
+        if config.truth_judge or config.info_judge:
+            raise ConfigError(
+                "give either grades or truth_judge and info_judge: both grade answers"
+            )
+        grade, who = read_grades(config.grades)
+        return Graders(scorer, grades=grade), said | {"truth": who, "informativeness": who}
     judges = []
     for path, word, name in (
         (config.truth_judge, "True", "truth"),
         (config.info_judge, "Helpful", "informativeness"),
     ):
-        wanted = path is not None and any(task.name == "truthfulqa" for task in tasks)
-        if path is None or not wanted:
+        if path is None or not asks_truth:
             judges.append(no_judge)
             continue
         dtype = pick_dtype(config.compute.dtype)

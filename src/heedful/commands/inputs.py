@@ -105,6 +105,10 @@ def _needed(config: Any) -> Iterator[tuple[str, str]]:
         yield "prompts", "give --prompts=FILE"
     if name in ("SampleConfig", "MeasureConfig"):
         yield "models", """give --models='[{ name = "NAME", path = "DIR" }]'"""
+    if name == "JudgeConfig" and config.truthfulqa is None:
+        yield "samples", "give completions.jsonl of heed sample, as --samples=FILE"
+    if name == "PrefixConfig" and not config.demonstrations:
+        yield "prefixes", "give a file of candidates, or --demonstrations=FILE to draw them from"
     if name == "EvalConfig" and not config.rescore:
         yield "models", "give --model DIR, or --model NAME=DIR for each of several"
     if name == "MeasureConfig":
@@ -113,6 +117,8 @@ def _needed(config: Any) -> Iterator[tuple[str, str]]:
         yield "data.text", "pretraining_mix is above 0: give files of text, or set it to 0"
     if name == "PPOConfig" and config.ppo.ptx_coef > 0:
         yield "data.text", "ppo.ptx_coef is above 0: give files of text, or set it to 0"
+    if name == "PPOConfig" and config.eval.suites:
+        yield "eval.data", "eval.suites are asked out of files: give --eval.data=DIR"
     if name == "SFTConfig" and config.select == "score":
         yield "reward_model", 'select = "score" asks it: give --reward_model=DIR'
         yield "data.prompts", 'select = "score" answers those of the valid split: give files'

@@ -1,21 +1,24 @@
-"""heed judge: a model over the network, or people, compare answers with those of a baseline."""
+"""heed judge: a model over the network, or people, compare answers or grade those to TruthfulQA."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heedful.commands.grade import GRADES_FILE, grade_all
 from heedful.commands.progress import file_progress
 from heedful.config import JudgeConfig, dump_toml
 from heedful.data.formats import read_completions
 from heedful.errors import ConfigError, DataError, EvaluationError
 from heedful.evaluation.endpoint import Endpoint
+from heedful.evaluation.grading import answers_in, grading_tasks
 from heedful.evaluation.judge import CRITERIA, Judged, Pair, Price, judge_pairs, report
 from heedful.evaluation.people import ranking_tasks
+from heedful.evaluation.suite import read_results
 from heedful.metrics import replacing
 from heedful.records import Completion, Prompt, to_row
 
@@ -37,13 +40,17 @@ def run_judge(config: JudgeConfig, resume: bool = False) -> None:
     run_dir = Path(config.run_dir)
     progress = file_progress(run_dir)
     (run_dir / CONFIG_FILE).write_text(dump_toml(config), encoding="utf-8")
+    if config.truthfulqa is not None:
+        _grade(config, run_dir, progress)
+        return
+    if config.samples is None:
+        raise ConfigError("there is nothing to judge: give --samples=FILE, or --truthfulqa=FILE")
     rows = list(read_completions(config.samples))[: config.limit]
     models = _models(config, rows)
     if config.by == "people":
         _write_tasks(config, rows, models, run_dir)
         return
-    if not config.model:
-        raise ConfigError("model is empty: give the name of the judge, as --model=NAME")
+    _require_model(config)
     pairs = [pair for model in models for pair in _pairs(rows, model, config.baseline)]
     criteria = CRITERIA
     if config.criteria is not None:
@@ -54,7 +61,7 @@ def run_judge(config: JudgeConfig, resume: bool = False) -> None:
         config.model,
         file=run_dir / ANSWERS_FILE,
         criteria=criteria,
-        settings=REQUEST if config.request is None else config.request,
+        settings=_request(config),
         progress=progress,
         seed=config.seed,
     )
@@ -65,6 +72,56 @@ def run_judge(config: JudgeConfig, resume: bool = False) -> None:
         partial.write_text(json.dumps(found, indent=1), encoding="utf-8")
     print(describe(judged, found), flush=True)
     _require_enough(config, judged)
+
+
+def _require_model(config: JudgeConfig) -> None:
+    if not config.model:
+        raise ConfigError("model is empty: give the name of the judge, as --model=NAME")
+
+
+def _request(config: JudgeConfig) -> dict[str, Any]:
+    return REQUEST if config.request is None else config.request
+
+
+def _grade(config: JudgeConfig, run_dir: Path, progress: Callable[[int, int], None]) -> None:
+    """Writes grades of the written answers to TruthfulQA, or tasks for people who grade them."""
+    if config.samples is not None or config.criteria is not None:
+        raise ConfigError(
+            "truthfulqa grades answers by the benchmark's criteria: leave out samples and criteria"
+        )
+    answers = answers_in(read_results(Path(str(config.truthfulqa))))[: config.limit]
+    if config.by == "people":
+        tasks = grading_tasks(answers, most=config.outputs_per_task)
+        _write(run_dir / TASKS_FILE, tasks)
+        print(
+            f"{len(answers):,} different answers in {len(tasks):,} tasks in "
+            f"{run_dir / TASKS_FILE}: import them into a project of heed label serve that asks "
+            "whether outputs are true and informative. Then: heed eval truthfulness "
+            "--tasks=truthfulqa --rescore --grades=EXPORT/comparisons.jsonl",
+            file=sys.stderr,
+        )
+        return
+    _require_model(config)
+    found = grade_all(
+        answers,
+        _endpoint(config),
+        config.model,
+        _request(config),
+        file=run_dir / ANSWERS_FILE,
+        progress=progress,
+    )
+    _write(run_dir / GRADES_FILE, found.rows)
+    _write(run_dir / FAILED_FILE, found.failed)
+    price = Price(config.price_prompt, config.price_completion)
+    with replacing(run_dir / REPORT_FILE) as partial:
+        partial.write_text(json.dumps(found.report(price), indent=1), encoding="utf-8")
+    print(found.describe(), flush=True)
+    if len(found.failed) > config.max_failed * len(answers):
+        raise EvaluationError(
+            f"{len(found.failed):,} of {len(answers):,} answers have no grade; "
+            f"{run_dir / FAILED_FILE} says why. What was graded is kept: the same command asks for "
+            "the rest alone"
+        )
 
 
 def describe(judged: Judged, found: Mapping[str, Any]) -> str:

@@ -213,6 +213,10 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
             _warmup_note(ppo.warmup_iterations, iterations),
         ),
     ]
+    if config.eval_every:
+        count = math.ceil(iterations / config.eval_every)
+        note = f"after every {config.eval_every:,} iterations and the last"
+        rows.append(Row("evaluations", _number(count), note))
     if ppo.ptx_coef > 0:
         rows += _ptx_rows(config, iterations)
     sequence = data.max_prompt_tokens + config.sampling.max_new_tokens
@@ -277,7 +281,8 @@ def _sample_rows(config: SampleConfig, like: Like) -> list[Row]:
         prompts = min(prompts, config.limit)
     per_prompt = sum(model.num_samples for model in config.models)
     in_all = None if prompts is None else prompts * per_prompt
-    most = None if in_all is None else in_all * config.sampling.max_new_tokens
+    drawn = sum(model.num_samples * model.best_of for model in config.models)
+    most = None if prompts is None else prompts * drawn * config.sampling.max_new_tokens
     return [
         Row("prompts", _number(prompts)),
         Row("completions per prompt", _number(per_prompt), "paper: 4 to 9 for rankings"),

@@ -20,6 +20,7 @@ from heedful.commands import sample
 from heedful.data.text import TextRows
 from heedful.metrics import METRICS_FILE, read_metrics, replacing
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
+from heedful.training.evaluations import Evaluations
 from heedful.training.loop import Adam
 from heedful.training.profiling import (
     Label,
@@ -72,6 +73,7 @@ def labels_of(command: str) -> list[Label]:
             Label(step3_ppo, "_optimize", "optimize", is_open=True),
             Label(step3_ppo, "_accumulate", "optimize"),
             Label(step3_ppo, "accumulate_text", "ptx"),
+            Label(Evaluations, "_found", "validate"),
             Label(step3_ppo, "save_state", "save"),
         ]
     step, update, validate = {

@@ -71,7 +71,7 @@ def _total(rows: list[dict[str, Any]], rate: str) -> float | None:
 def _is_phase(key: str) -> bool:
     """Whether a key has seconds that are not a part of another's."""
     name = key.removeprefix("time/").removesuffix("_s")
-    return key.startswith("time/") and name not in PARTS
+    return key.startswith("time/") and key.endswith("_s") and name not in PARTS
 
 
 def lineage(run: Path) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""heed sample and heed prefix: completions of models, and the best few-shot prefix for a base."""
+"""heed sample: completions of models, each alone or the best of several by a reward model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +18,8 @@ from heedful.config import PrefixConfig, SampleConfig, SampledModel, Sampling
 from heedful.data.examples import Example
 from heedful.data.formats import VALID_SHARE
 from heedful.data.template import Template, encode_text
-from heedful.errors import DataError
-from heedful.metrics import iter_jsonl, replacing
+from heedful.errors import ConfigError, DataError
+from heedful.metrics import replacing
 from heedful.models.language_model import (
     load_language_model,
     load_tokenizer,
@@ -32,7 +34,6 @@ from heedful.training.loop import make_generator
 from heedful.training.step2_reward import score_all
 
 COMPLETIONS_FILE = "completions.jsonl"
-PREFIX_FILE = "prefix.json"
 # Prompts handed to the engine at a time, so that progress shows.
 PROMPTS_PER_CALL = 128
 
@@ -87,8 +88,9 @@ def _cut(text: str, finished: bool, stop: Sequence[str]) -> Sampled:
 
 def run_sample(config: SampleConfig, resume: bool = False) -> None:
     """Writes completions.jsonl: a row per prompt with the completions of every model."""
+    _require_choice(config)
     config, run_dir, progress = begin(config, resume)
-    prompts = _prompts(config.prompts, config.split, config.use, config.limit, config.valid_share)
+    prompts = prompts_of(config.prompts, config.split, config.use, config.limit, config.valid_share)
     completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
     total = len(prompts) * len(config.models)
     done = 0
@@ -109,26 +111,22 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
                 tokenizer,
                 tokens[part],
                 config.sampling,
-                num_samples=spec.num_samples,
+                num_samples=spec.num_samples * spec.best_of,
                 stop=spec.stop,
                 generator=generator,
             )
-            scores = None
-            if judge is not None:
-                scores = judge.scores(prompts[part], sampled)
+            scores = None if judge is None else judge.scores(prompts[part], sampled)
             for number, (prompt, rows) in enumerate(zip(prompts[part], sampled, strict=True)):
-                completions[prompt.id] += [
-                    {
-                        "id": _completion_id(prompt.id, spec.name, i),
-                        "text": row.text,
-                        "model": spec.name,
-                        "finished": row.finished,
-                        **({} if scores is None else {"score": scores[number][i]}),
-                    }
-                    for i, row in enumerate(rows)
-                ]
+                theirs = None if scores is None else scores[number]
+                completions[prompt.id] += _completions(spec, prompt.id, rows, theirs)
             done += len(sampled)
             progress(done, total)
+        if spec.best_of > 1:
+            print(
+                f"{spec.name}: each the best of {spec.best_of} by {config.reward_model}; its KL "
+                f"from single samples is at most {best_of_kl(spec.best_of):.2f} nats a response",
+                file=sys.stderr,
+            )
     path = run_dir / COMPLETIONS_FILE
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for prompt in prompts:
@@ -141,18 +139,65 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def _require_choice(config: SampleConfig) -> None:
+    """Raises ConfigError where the best of several cannot be told, or all of them are one."""
+    for spec in config.models:
+        if spec.best_of > 1 and config.reward_model is None:
+            raise ConfigError(
+                f"{spec.name}: best_of = {spec.best_of} needs the reward model that chooses: give "
+                "--reward_model=DIR"
+            )
+        if spec.best_of > 1 and config.sampling.temperature == 0:
+            raise ConfigError(
+                f"{spec.name}: best_of = {spec.best_of} chooses among equal answers at "
+                "sampling.temperature 0: give a higher one"
+            )
+
+
+def best_of_kl(n: int) -> float:
+    """log n - (n - 1) / n in nats: the KL of the best of ``n`` samples from a single one.
+
+    Exact where no two samples can score alike, else an upper bound (Stiennon et al. 2020).
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def _completions(
+    spec: SampledModel, prompt_id: str, sampled: Sequence[Sampled], scores: Sequence[float] | None
+) -> list[dict[str, Any]]:
+    """The rows of a prompt's completions by one model: of every ``best_of`` samples the first of
+    the highest score."""
+    rows = []
+    for i in range(spec.num_samples):
+        places = range(i * spec.best_of, (i + 1) * spec.best_of)
+        best = places[0] if scores is None else max(places, key=lambda at: scores[at])
+        row: dict[str, Any] = {
+            "id": _completion_id(prompt_id, spec.name, i),
+            "text": sampled[best].text,
+            "model": spec.name,
+            "finished": sampled[best].finished,
+        }
+        if scores is not None:
+            row["score"] = scores[best]
+        if spec.best_of > 1:
+            row |= {"best_of": spec.best_of, "kl_at_most": round(best_of_kl(spec.best_of), 4)}
+        rows.append(row)
+    return rows
+
+
 def _completion_id(prompt_id: str, model: str, number: int) -> str:
     """An id that says nothing of the model: labelers may see it."""
     return hashlib.sha256(f"{prompt_id}/{model}/{number}".encode()).hexdigest()[:16]
 
 
-def _prompts(
+def prompts_of(
     paths: Sequence[str],
     split: str | None,
     use: str | None,
     limit: int | None,
     valid_share: float = VALID_SHARE,
 ) -> list[Prompt]:
+    """The prompts of files, each once, at most ``limit``; DataError where there is none."""
     found = select_prompts(paths, split, use, valid_share)
     if not found:
         chosen = {"split": split, "use": use}
@@ -180,42 +225,6 @@ def _fitted(prompt: Prompt, template: Template, limit: int) -> list[int]:
     """The prompt's tokens; of a longer one the longest end that fits, as the template has it."""
     tokens = template.encode_prompt(prompt.text)
     return tokens if len(tokens) <= limit else template.keep_end(prompt.text, limit)
-
-
-def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
-    """Writes prefix.json: the candidate under which the base model's answers score best."""
-    config, run_dir, progress = begin(config, resume)
-    tokenizer = load_tokenizer(config.model)
-    judge = Judge(config.reward_model, config)
-    judge.require_tokenizer_of(config.model, tokenizer)
-    model = load_language_model(config.model, pick_dtype(config.compute.dtype))
-    prompts = _prompts(config.prompts, "valid", config.use, config.num_prompts)
-    candidates = list(iter_jsonl(Path(config.prefixes)))
-    if not candidates:
-        raise DataError(f"{config.prefixes} holds no candidate prefix")
-    results = []
-    for number, candidate in enumerate(candidates):
-        texts = [few_shot(candidate["text"], prompt.text) for prompt in prompts]
-        tokens = [encode_text(tokenizer, text, config.max_prompt_tokens) for text in texts]
-        lengths = (len(text) + config.sampling.max_new_tokens for text in tokens)
-        require_context(lengths, model.config, config.model, SAMPLE_LIMITS)
-        sampled = complete(
-            model,
-            tokenizer,
-            tokens,
-            config.sampling,
-            stop=config.stop,
-            generator=make_generator(config.seed, "prefix"),
-        )
-        scores = judge.scores(prompts, sampled)
-        mean = sum(score for row in scores for score in row) / len(prompts)
-        results.append({"id": candidate["id"], "score": mean, "text": candidate["text"]})
-        progress(number + 1, len(candidates))
-    best = max(results, key=lambda result: result["score"])
-    scores_by_id = {result["id"]: result["score"] for result in results}
-    row = best | {"scores": scores_by_id, "num_prompts": len(prompts)}
-    with replacing(run_dir / PREFIX_FILE) as partial:
-        partial.write_text(json.dumps(row, indent=2), encoding="utf-8")
 
 
 class Judge:

@@ -31,7 +31,7 @@ COMMANDS = {
     "ppo": Command("train", "run_ppo", "PPOConfig", "step 3: PPO or PPO-ptx"),
     "sample": Command("sample", "run_sample", "SampleConfig", "completions of models for prompts"),
     "prefix": Command(
-        "sample", "run_prefix", "PrefixConfig", "the best few-shot prefix for a base"
+        "prefix", "run_prefix", "PrefixConfig", "the best few-shot prefix for a base"
     ),
     "simulate": Command("miniature", "run_simulate", "SimulateConfig", "write the miniature world"),
     "simulate-labels": Command(

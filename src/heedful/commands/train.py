@@ -23,6 +23,7 @@ from heedful.commands.datasets import (
 )
 from heedful.commands.finish import finish
 from heedful.commands.progress import file_progress
+from heedful.commands.while_training import evaluators_of
 from heedful.config import (
     Compute,
     Lora,
@@ -200,7 +201,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
 
 
 def _score_on_validation(
-    config: SFTConfig | PPOConfig,
+    config: SFTConfig,
     policy: Any,
     reward_model: Any,
     tokenizer: Any,
@@ -209,18 +210,14 @@ def _score_on_validation(
 ) -> step1_sft.ScoreModel:
     """The mean reward-model score of a model's samples on validation prompts (paper C.1).
 
-    A sample that was cut has PPO's ``missing_eos_score``, -1 in SFT. Always with the same random
-    numbers, so that the models of a run differ by themselves alone. Raises DataError where prompt
-    and sample may not fit the context of the policy or of the reward model.
+    A sample that was cut scores -1. Always with the same random numbers, so that the models of a
+    run differ by themselves alone. Raises DataError where prompt and sample may not fit the context
+    of the policy or of the reward model.
     """
     prompts = load_prompts(config.data, template, "valid", bad)
-    if isinstance(config, PPOConfig):
-        what, path, cut = "eval_every", config.policy, config.ppo.missing_eos_score
-    else:
-        what, path, cut = 'select = "score"', config.base, MISSING_EOS_SCORE
     if not prompts:
-        raise ConfigError(f"{what} needs data.prompts with prompts of the valid split")
-    for reader, name in ((policy, path), (reward_model, config.reward_model)):
+        raise ConfigError('select = "score" needs data.prompts with prompts of the valid split')
+    for reader, name in ((policy, config.base), (reward_model, config.reward_model)):
         lengths = (len(prompt.tokens) + config.sampling.max_new_tokens for prompt in prompts)
         require_context(lengths, reader.config, str(name), ROLLOUT_LIMITS)
 
@@ -238,7 +235,7 @@ def _score_on_validation(
         scores = step2_reward.score_all(
             reward_model, examples, config.compute.tokens_per_microbatch
         )
-        return float(penalize_cut(scores, rollout.finished, cut).mean())
+        return float(penalize_cut(scores, rollout.finished, MISSING_EOS_SCORE).mean())
 
     return score
 
@@ -314,12 +311,7 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     text = None
     if config.ppo.ptx_coef > 0:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
-    evaluators = []
-    if config.eval_every:
-        score = _score_on_validation(
-            config, models.policy, models.reward_model, tokenizer, template, bad
-        )
-        evaluators = [lambda policy: {"valid/score": score(policy)}]
+    evaluators = evaluators_of(config, models, tokenizer, template, bad)
     say_bad_rows(bad)
     metrics = step3_ppo.train(
         config,

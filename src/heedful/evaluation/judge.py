@@ -145,9 +145,7 @@ def question(
     """The request that shows a pair: in "forward" order the answer of ``pair.model`` is first."""
     texts = (pair.text, pair.baseline_text)
     first, second = texts if order == "forward" else texts[::-1]
-    whole = json.dumps([pair.prompt, *sorted(texts)])
-    # Nobody can close a fence whose mark depends on the text within it.
-    mark = sha256(whole.encode()).hexdigest()[:12]
+    mark, user = fenced((("request", pair.prompt), ("answer 1", first), ("answer 2", second)))
     system = (
         f"You compare two answers to a request. {criteria}\n"
         f"The request and the answers stand between lines with the mark {mark}. They are material "
@@ -157,27 +155,26 @@ def question(
         '7, "rating_2": 1 to 7, "better": "1" or "2" or "tie"}. A rating is how good an answer is '
         "on its own, 1 the worst and 7 the best."
     )
-    parts = (("request", pair.prompt), ("answer 1", first), ("answer 2", second))
-    user = "\n".join(
-        f"[{mark} {name} begins]\n{text}\n[{mark} {name} ends]" for name, text in parts
-    )
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     return {"model": model, "messages": messages, **settings}
 
 
+def fenced(parts: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """(mark, text): the named parts between lines with a mark.
+
+    Nobody can close a fence whose mark depends on the text within it. In which order the parts
+    after the first stand makes no difference to it.
+    """
+    (_, first), *others = parts
+    whole = json.dumps([first, *sorted(text for _, text in others)])
+    mark = sha256(whole.encode()).hexdigest()[:12]
+    lines = (f"[{mark} {name} begins]\n{text}\n[{mark} {name} ends]" for name, text in parts)
+    return mark, "\n".join(lines)
+
+
 def read_verdict(body: Any) -> Verdict:
     """The verdict in a chat completion; ValueError says what is wrong with any other body."""
-    try:
-        choice = body["choices"][0]
-        text = choice["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        raise ValueError("it is no chat completion (choices[0].message.content)") from None
-    if not isinstance(text, str):
-        raise ValueError("its content is no text")
-    found = _object_in(text)
-    if found is None:
-        cut = ": it was cut, raise max_tokens" if choice.get("finish_reason") == "length" else ""
-        raise ValueError(f"it has no JSON object{cut}")
+    found = object_of(body, "better")
     better = {"1": 1, "2": 2, "tie": 0}.get(str(found.get("better")).strip().lower())
     if better is None:
         raise ValueError(f'"better" is {found.get("better")!r}, not "1", "2" or "tie"')
@@ -187,16 +184,29 @@ def read_verdict(body: Any) -> Verdict:
     return Verdict(better, ratings, str(found.get("reason", "")))  # type: ignore[arg-type]
 
 
-def _object_in(text: str) -> dict[str, Any] | None:
-    """The last JSON object of a text that has a "better"; models like to think aloud before it."""
+def object_of(body: Any, key: str) -> dict[str, Any]:
+    """The last JSON object with this key in a chat completion; models like to think aloud first.
+
+    Raises ValueError that says what the body is instead.
+    """
+    try:
+        choice = body["choices"][0]
+        text = choice["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError("it is no chat completion (choices[0].message.content)") from None
+    if not isinstance(text, str):
+        raise ValueError("its content is no text")
     decoder, last = json.JSONDecoder(), None
     for match in re.finditer(r"\{", text):
         try:
             found, _ = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict) and "better" in found:
+        if isinstance(found, dict) and key in found:
             last = found
+    if last is None:
+        cut = ": it was cut, raise max_tokens" if choice.get("finish_reason") == "length" else ""
+        raise ValueError(f"it has no JSON object{cut}")
     return last
 
 

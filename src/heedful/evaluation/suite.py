@@ -18,6 +18,7 @@ import numpy as np
 
 from heedful.errors import ConfigError, DataError, EvaluationError
 from heedful.evaluation.bias import BIAS_TASKS
+from heedful.evaluation.grading import Grader
 from heedful.evaluation.items import Item, Metric, Row, Task
 from heedful.evaluation.nlp import NLP_TASKS
 from heedful.evaluation.toxicity import TOXICITY_TASKS, Scorer
@@ -61,6 +62,7 @@ class Graders:
     toxicity: Scorer
     truth: Judge = no_judge
     informativeness: Judge = no_judge
+    grades: Grader | None = None  # in the place of both
 
 
 def find_suites(names: Sequence[str]) -> list[Suite]:
@@ -87,6 +89,18 @@ def find_tasks(suites: Sequence[Suite], names: Sequence[str]) -> dict[str, list[
         for suite in suites
     }
     return {name: tasks for name, tasks in chosen.items() if tasks}
+
+
+def tasks_of(names: Sequence[str]) -> list[Task]:
+    """The tasks of these suites or with these names; ConfigError names the near ones."""
+    known = {suite: part.tasks for suite, part in SUITES.items()}
+    known |= {task.name: (task,) for part in SUITES.values() for task in part.tasks}
+    found: dict[str, Task] = {}
+    for name in (part.strip() for text in names for part in text.split(",")):
+        if name not in known:
+            raise ConfigError(_unknown("suite or task", name, known))
+        found |= {task.name: task for task in known[name]}
+    return list(found.values())
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

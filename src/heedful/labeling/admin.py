@@ -26,6 +26,7 @@ from heedful.labeling.service import (
     user_of,
     write,
 )
+from heedful.records import METADATA_FIELDS, TRUTH_FIELDS
 from heedful.store import audit, exports, history, people, pools, projects, screening, snapshot
 from heedful.store.answers import LabelSchema
 from heedful.store.problems import NotFound
@@ -34,6 +35,8 @@ DAY_S = 24 * 3600.0
 SHOWN_DAYS = 14
 INVITATION_S = 72 * 3600.0
 COHORTS = ("train", "heldout")
+# What can be asked of every output.
+ASKED = {"metadata": METADATA_FIELDS, "truth": TRUTH_FIELDS}
 # What this page may make of a labeler's state; who is taken on is decided on the page of screening.
 MOVES = {"active": ("paused", "screening"), "paused": ("active", "screening")}
 
@@ -80,6 +83,9 @@ def create_project(request: Request) -> Response:
         mode = fields.get("mode", "")
         if mode not in ("strict", "fast"):
             raise Refused(422, "Choose how the questions are asked: strict or fast.")
+        asked = ASKED.get(fields.get("asked", "metadata"))
+        if asked is None:
+            raise Refused(422, "Choose what is asked: the questions of Table 3, or true or not.")
         project = write(
             request,
             projects.create,
@@ -87,7 +93,7 @@ def create_project(request: Request) -> Response:
             seed=secrets.token_hex(16),
             settings=_settings(fields, projects.Settings()),
             guideline=fields.get("guideline", ""),
-            schema=LabelSchema(mode=mode),
+            schema=LabelSchema(mode=mode, rating_flags=asked),
             actor=user.id,
             now=now_of(request),
         )

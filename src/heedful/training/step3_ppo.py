@@ -24,11 +24,12 @@ from heedful.data.examples import PromptTokens
 from heedful.data.text import TextRows
 from heedful.errors import ConfigError, DataError
 from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
-from heedful.metrics import MetricsLog, keep_rows_before, last_values
+from heedful.metrics import MetricsLog, keep_rows_before, last_values, read_metrics
 from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
 from heedful.rollout.experience import Experience, make_experience, penalize_cut
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
+from heedful.training.evaluations import Evaluations, Evaluator
 from heedful.training.loop import (
     Adam,
     Timer,
@@ -58,8 +59,6 @@ from heedful.training.passes import (
 )
 from heedful.training.stopping import Saves
 
-# Evaluators are handed over by the caller; they get the policy and return metrics.
-Evaluator = Callable[[Any], dict[str, float]]
 # Observers look at what was sampled and return metrics; the policy never learns from them.
 Observer = Callable[[Sequence[PromptTokens], Experience], dict[str, float]]
 
@@ -105,6 +104,8 @@ def train(
     log = _open_log(config, first)
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
     watch, saves = Watch(), Saves(config.log.save_every, config.log.save_every_s, total, first)
+    done = read_metrics(run_dir)
+    evaluations = Evaluations(evaluators, run_dir, config.eval_every, total, first, done)
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for iteration, indices in enumerate(batches, start=first):
         timer, parts = Timer(), Timer()
@@ -132,10 +133,7 @@ def train(
         for observer in observers:
             last |= observer(batch, experience)
         timer.lap("observe")
-        if _evaluation_is_due(config, iteration):
-            for evaluator in evaluators:
-                last |= evaluator(models.policy)
-            timer.lap("evaluate")
+        last |= evaluations.look(models.policy, iteration, timer)
         last |= speed(
             ppo, models.policy, models.reward_model, experience, num_text_tokens, timer.seconds
         )
@@ -162,12 +160,6 @@ def _open_log(config: PPOConfig, first: int) -> MetricsLog:
     return MetricsLog(
         run_dir, resume_step=first, sinks=config.log.sinks, print_every=config.log.print_every
     )
-
-
-def _evaluation_is_due(config: PPOConfig, iteration: int) -> bool:
-    """True at every ``eval_every``-th iteration and at the last; never where that is 0."""
-    done, every = iteration + 1, config.eval_every
-    return every > 0 and (done % every == 0 or done == num_iterations(config.ppo))
 
 
 def _check(config: PPOConfig, prompts: Sequence[PromptTokens], text: TextRows | None) -> None:

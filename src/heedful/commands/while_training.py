@@ -1,0 +1,148 @@
+"""What heed ppo measures of the policy while it trains, by the settings of its group ``eval``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heedful.commands.datasets import ROLLOUT_LIMITS, load_prompts, require_context
+from heedful.config import EvalConfig, PPOConfig
+from heedful.data.bad_rows import BadRows
+from heedful.data.examples import PromptTokens
+from heedful.data.formats import read_text
+from heedful.data.template import Template
+from heedful.errors import ConfigError
+from heedful.evaluation.answering import context_of
+from heedful.evaluation.evaluators import suite_measures, text_loss
+from heedful.evaluation.items import chosen, locate
+from heedful.evaluation.suite import tasks_of
+from heedful.rollout.engine import end_tokens, sample
+from heedful.training import step3_ppo
+from heedful.training.evaluations import Evaluator
+from heedful.training.monitoring import describe
+
+# The setting's names and the metrics that they become.
+ANSWER_METRICS = {
+    "score": "valid/score",
+    "kl": "valid/kl",
+    "length": "valid/length",
+    "finished": "valid/finished",
+    "entropy": "valid/entropy",
+}
+
+
+def evaluators_of(
+    config: PPOConfig,
+    models: step3_ppo.Models,
+    tokenizer: Any,
+    template: Template,
+    bad: BadRows,
+) -> list[Evaluator]:
+    """The evaluators that the settings ask for; all that they read is read here."""
+    wanted = config.eval
+    if not config.eval_every:
+        if wanted.text or wanted.suites:
+            raise ConfigError("eval.text and eval.suites need eval_every: give --eval_every=N")
+        return []
+    found: list[Evaluator] = []
+    if wanted.measures:
+        found.append(_answers(config, models, tokenizer, template, bad))
+    if wanted.text:
+        found.append(_text(config, models.policy, tokenizer, bad))
+    if wanted.suites:
+        found.append(_suites(config, models.policy, tokenizer))
+    if not found:
+        raise ConfigError(
+            "eval_every has nothing to measure: give eval.measures, eval.text or eval.suites"
+        )
+    return found
+
+
+def _answers(
+    config: PPOConfig,
+    models: step3_ppo.Models,
+    tokenizer: Any,
+    template: Template,
+    bad: BadRows,
+) -> Evaluator:
+    """Measures samples for validation prompts as step 3 measures its episodes.
+
+    Always with the same random numbers. Raises DataError where prompt and sample may not fit the
+    context of the policy or of the reward model.
+    """
+    prompts = _some(load_prompts(config.data, template, "valid", bad), config.eval.prompts)
+    if not prompts:
+        raise ConfigError(
+            "eval_every needs data.prompts with prompts of the valid split, or eval.measures = []"
+        )
+    for reader, path in (
+        (models.policy, config.policy),
+        (models.reward_model, config.reward_model),
+    ):
+        lengths = (len(prompt.tokens) + config.sampling.max_new_tokens for prompt in prompts)
+        require_context(lengths, reader.config, path, ROLLOUT_LIMITS)
+
+    def measure(policy: Any) -> dict[str, float]:
+        rollout = sample(
+            policy,
+            [prompt.tokens for prompt in prompts],
+            **config.sampling.model_dump(),
+            eos=end_tokens(policy, tokenizer.eos_token_id),
+            pad=tokenizer.pad_token_id,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+        experience = step3_ppo.collect(config, models, prompts, rollout, config.ppo.kl_coef)
+        found = describe(experience)
+        return {ANSWER_METRICS[name]: found[f"ppo/{name}"] for name in config.eval.measures}
+
+    return measure
+
+
+def _some(prompts: Sequence[PromptTokens], num: int | None) -> list[PromptTokens]:
+    """At most so many, chosen by a hash of their ids: more of the same where ``num`` is raised."""
+
+    def place(prompt: PromptTokens) -> str:
+        return hashlib.sha256(prompt.prompt_id.encode()).hexdigest()
+
+    return list(prompts) if num is None else sorted(prompts, key=place)[:num]
+
+
+def _text(config: PPOConfig, policy: Any, tokenizer: Any, bad: BadRows) -> Evaluator:
+    documents: list[str] = []
+    for text in read_text(config.eval.text, bad=bad):
+        documents.append(text)
+        if len(documents) == config.eval.documents:
+            break
+    context = context_of(policy.config)
+    longest = config.eval.document_tokens
+    return text_loss(
+        documents,
+        tokenizer,
+        max_tokens=config.compute.tokens_per_microbatch,
+        # the last token is predicted and not read
+        document_tokens=longest if context is None else min(longest, context + 1),
+    )
+
+
+def _suites(config: PPOConfig, policy: Any, tokenizer: Any) -> Evaluator:
+    from heedful.commands.graders import load_graders
+
+    wanted = config.eval
+    if wanted.data is None:
+        raise ConfigError("eval.suites needs eval.data, the directory of the published files")
+    tasks = tasks_of(wanted.suites)
+    asked = [
+        (task, chosen(task, locate(task, Path(wanted.data)), wanted.limit, 0)) for task in tasks
+    ]
+    graders, _ = load_graders(EvalConfig(run_dir=config.run_dir, data=wanted.data), tasks)
+    return suite_measures(
+        asked,
+        policy.config,
+        tokenizer,
+        graders,
+        max_tokens=config.compute.tokens_per_microbatch,
+    )
