@@ -104,7 +104,7 @@ class KeyValueCache:
         self.values[layer][rows, :, slots] = v.to(self.dtype)
 
     def reserve(self, slots: int) -> None:
-        """Makes room for ``slots`` slots and some more, unless it is there, and drops other rows."""
+        """Makes room for ``slots`` slots and some more, unless it is there; drops other rows."""
         if slots > self.num_slots:
             more = -(-(slots - self.num_slots) // SLOTS_AT_A_TIME) * SLOTS_AT_A_TIME
             self.num_slots += more
