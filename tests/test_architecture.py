@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "simulation": "store records errors",
     "labeling": "statistics store records config errors",
     "serving": "config records data models rollout errors",
+    "comparison": "report coefficients figure_parts paper_figures figures plots png metrics errors",
     "report": "metrics records plots figures figure_parts paper_figures png errors",
     "planning": "config errors",
     "commands": "*",

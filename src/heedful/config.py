@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from heedful.config_evaluation import JudgeConfig, PreferenceConfig, TaxConfig
+from heedful.config_evaluation import CompareConfig, JudgeConfig, PreferenceConfig, TaxConfig
 from heedful.config_file import (
     ONE_OR_MORE,
     Comparisons,
@@ -50,6 +50,7 @@ from heedful.config_loop import (
 
 __all__ = [
     "PPO",
+    "CompareConfig",
     "Compute",
     "DemonstrateConfig",
     "EvalConfig",

@@ -20,11 +20,12 @@ class PaperFigure:
     plots: Sequence[str] = ()  # HTML
     rows: Sequence[Row] = ()  # of its table file
     needs: str = ""  # beside the command, where there are no plots
+    file: str = ""  # the name of its files without ending; by its number where empty
 
     @property
     def name(self) -> str:
         """Of its files, without ending."""
-        return f"figure-{self.number}"
+        return self.file or f"figure-{self.number}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,21 +218,20 @@ def dot_plot(
         return ""
     series = list(dict.fromkeys(dot.series for dot in dots))
     rows = _rows_of(dots)
-    height = max(_ROW_HEIGHT, _SERIES_HEIGHT * len(series) + 7)
+    heights = [max(_ROW_HEIGHT, _SERIES_HEIGHT * len(row) + 7) for row in rows]
     ends = [*include, *ends_of(dots), *([] if reference is None else [reference])]
-    bottom = 6 + height * len(rows)
+    bottom = 6 + sum(heights)
     names = _name_width([dot.name for dot in dots])
     scale = _Scale.over(ends, names + 8, _WIDTH - _VALUE_WIDTH - 8)
     parts = _bottom_axis(scale, bottom, x_label, format)
     if reference is not None:
         parts.append(_rule(scale(reference), 4, scale(reference), bottom, "reference"))
     for number, row in enumerate(rows):
-        middle = 6 + height * (number + 0.5)
+        middle = 6 + sum(heights[:number]) + heights[number] / 2
         parts.append(_name(row[0].name, names, middle))
-        for dot in row:
-            place = series.index(dot.series)
-            y = middle + _SERIES_HEIGHT * (place - (len(series) - 1) / 2)
-            colour = f"c{place % NUM_COLOURS}"
+        for place, dot in enumerate(row):
+            y = middle + _SERIES_HEIGHT * (place - (len(row) - 1) / 2)
+            colour = f"c{series.index(dot.series) % NUM_COLOURS}"
             if _is_finite(dot.low) and _is_finite(dot.high):
                 parts.append(_rule(scale(dot.low), y, scale(dot.high), y, f"interval {colour}"))
             parts.append(_circle(scale(dot.value), y, colour))

@@ -50,7 +50,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,39 @@ _STAGES = {
 # The models whose responses come first, next to each other; others follow.
 _SIDE_BY_SIDE = ("base", "sft", "ppo", "ppo-ptx")
 _PETAFLOP_S_DAY = 8.64e19
-_PREFERENCE = "/preference.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is in a run directory; what could not be read is among the problems."""
+
+    path: Path
+    summary: Row
+    claims: list[Row]
+    evaluations: dict[str, Row]  # results of heed eval by their places in the run
+    env: Any
+    problems: list[str]
+
+    def results(self, suite: str) -> list[Row]:
+        """The results of a suite of heed eval, "preference" among them."""
+        ending = f"/{suite}.json"
+        return [found for place, found in self.evaluations.items() if place.endswith(ending)]
+
+
+def read_run(path: Path) -> Run:
+    """The run; DataError where there is no such directory."""
+    if not path.is_dir():
+        raise DataError(f"{path} is not a directory: name the run directory of a loop")
+    problems: list[str] = []
+    found = _read_json(path / "summary.json", problems)
+    return Run(
+        path,
+        found if isinstance(found, dict) else {},
+        rows_of(_read_json(path / "claims.json", problems)),
+        _read_evaluations(path, problems),
+        _environment(path, problems),
+        problems,
+    )
 
 
 def write_report(run_dir: Path, out: Path, *, png: bool = True) -> Path:
@@ -115,18 +147,13 @@ def write_report(run_dir: Path, out: Path, *, png: bool = True) -> Path:
 
     Tables of the paper's figures are written beside it, and with ``png`` pictures.
     """
-    if not run_dir.is_dir():
-        raise DataError(f"{run_dir} is not a directory: name the run directory of a loop")
+    run = read_run(run_dir)
     if png:
         require_pillow()
-    problems: list[str] = []
-    found = _read_json(run_dir / "summary.json", problems)
-    summary = found if isinstance(found, dict) else {}
-    evaluations = _read_evaluations(run_dir, problems)
-    drawn = paper_figures(summary, evaluations)
+    drawn = paper_figures(run.summary, run.evaluations)
     page = template(TEMPLATE).render(
-        **_shown(run_dir, summary, evaluations, problems),
-        problems=problems,
+        **_shown(run),
+        problems=run.problems,
         paper_figures={figure.number: marked(figure, run_dir) for figure in drawn},
         folder=f"{FIGURES_DIR}/",
         png=png,
@@ -138,14 +165,12 @@ def write_report(run_dir: Path, out: Path, *, png: bool = True) -> Path:
     return out
 
 
-def _shown(
-    run_dir: Path, summary: Row, evaluations: Mapping[str, Row], problems: list[str]
-) -> dict[str, Any]:
-    """What the template shows beside the paper's figures; ``problems`` is added to."""
-    claims = rows_of(_read_json(run_dir / "claims.json", problems))
-    stages = _read_stages(run_dir / "stages", problems)
-    preferences = [found for place, found in evaluations.items() if place.endswith(_PREFERENCE)]
-    metadata = next((one["metadata"] for one in [summary, *preferences] if one.get("metadata")), [])
+def _shown(run: Run) -> dict[str, Any]:
+    """What the template shows beside the paper's figures; the run's problems are added to."""
+    run_dir, summary, claims = run.path, run.summary, run.claims
+    stages = _read_stages(run_dir / "stages", run.problems)
+    found = [summary, *run.results("preference")]
+    metadata = next((one["metadata"] for one in found if one.get("metadata")), [])
     return {
         "name": run_dir.resolve().name,
         "claims": claims,
@@ -153,7 +178,7 @@ def _shown(
         "world": summary.get("world"),
         "seed": finite(summary.get("seed")),
         "models": _within(run_dir, rows_of(summary.get("models")), "path"),
-        "strengths": figures.strengths({"summary.json": summary, **evaluations}),
+        "strengths": figures.strengths({"summary.json": summary, **run.evaluations}),
         "metadata": _metadata_table(rows_of(metadata)),
         "behaviour": figures.behaviour(summary),
         "kl": _kl_plots(stages),
@@ -167,8 +192,8 @@ def _shown(
         "costs": _cost_table(rows_of(summary.get("costs"))),
         "lineage": _within(run_dir, rows_of(summary.get("lineage")), "inputs"),
         "command": summary.get("command"),
-        "config": _read_text(run_dir / "config.toml", problems),
-        "env": _environment(run_dir, problems),
+        "config": _read_text(run_dir / "config.toml", run.problems),
+        "env": run.env,
     }
 
 
@@ -202,7 +227,7 @@ def write_figures(drawn: Sequence[PaperFigure], folder: Path, *, png: bool) -> N
             rows.writeheader()
             rows.writerows(figure.rows)
         if png:
-            title = f"Figure {figure.number}: {figure.title}"
+            title = f"Figure {figure.number}: {figure.title}" if figure.number else figure.title
             with replacing(picture) as partial:
                 write_png(partial, title, figure.plots)
 
