@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -382,7 +383,7 @@ def _run_words(rest: list[str], stage: str) -> list[str]:
             raise ConfigError(f"{run} does not exist: give the directory of a run")
     if runs:
         others.append(f"--runs={json.dumps(runs)}")
-        if not any(word.startswith("--run_dir=") for word in others):
+        if not any(re.match("--run[-_]dir=", word) for word in others):
             others.append(f"--run_dir={Path(runs[0]) / 'stages' / stage}")
     return others
 
