@@ -81,7 +81,7 @@ def _figure(measure: str, rows: Sequence[Row]) -> tuple[str, str, list[Row]]:
     plot = dot_plot(
         measure,
         dots,
-        x_label="win rate; 50 % is no preference" if is_rate else measure,
+        x_label="win rate; 50 % is no preference" if is_rate else "with 95 % interval",
         reference=0.5 if is_rate else None,
         format=percent_text if measure.startswith(_SHARES) else number_text,
     )

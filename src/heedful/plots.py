@@ -444,5 +444,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _figure(title: str, drawing: str, legend: str, table: str) -> str:
     return (
         f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{drawing}{legend}'
-        f'<details><summary>Numbers</summary><div class="scroll" tabindex="0">{table}</div></details></figure>'
+        f'<details><summary>Numbers</summary><div class="scroll" tabindex="0">{table}</div>'
+        "</details></figure>"
     )

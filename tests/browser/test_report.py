@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,12 @@ def made_summary(shift: float) -> dict[str, Any]:
             for name in MODELS
         ],
         "win_rates": [
-            {"model": n, "baseline": "SFT", "cohort": cohort, **around(MODELS[n] + shift)}
+            {
+                "model": n,
+                "baseline": "SFT",
+                "cohort": cohort,
+                **around(MODELS[n] + shift + 0.01 * (cohort == "heldout")),
+            }
             for cohort in ("train", "heldout")
             for n in others
         ],
@@ -109,7 +116,7 @@ def make_run(path: Path, shift: float) -> Path:
                 "baseline": "SFT",
                 "cohort": cohort,
                 "distribution": name,
-                **around(MODELS[n]),
+                **around(MODELS[n] - 0.04 * (name == "GPT-3") + 0.02 * (cohort == "heldout")),
             }
             for name in ("InstructGPT", "GPT-3")
             for cohort in ("train", "heldout")
@@ -129,11 +136,10 @@ def make_run(path: Path, shift: float) -> Path:
                 "variant": variant,
                 "metric": metric,
                 "model": n,
-                "interval": around(0.2 + p / 2 + shift),
+                "interval": around(0.2 + p / 2 + shift - place / 12),
                 "higher_is_better": True,
             }
-            for variant in variants
-            for metric in metrics
+            for place, (variant, metric) in enumerate(product(variants, metrics))
             for n, p in MODELS.items()
         ]
         command = f"heed eval --suites={suite} --models.PPO-ptx=DIR --run_dir=runs/a"
@@ -189,4 +195,6 @@ def test_pages_open_from_disk(name, look, pages, open_browser, violations, pictu
     if look != "light":
         rules = ["color-contrast", "scrollable-region-focusable"]
         assert violations(page, rules) == []
-    picture(page, f"{name}-{look}", full_page=True)
+    whole = os.environ.get("HEEDFUL_WHOLE_PAGES")  # to look at; the guide shows their beginnings
+    clip = {} if whole else {"clip": {"x": 0, "y": 0, "width": width, "height": 1900}}
+    picture(page, f"{name}-{look}", full_page=True, colours=200, **clip)

@@ -41,7 +41,9 @@ def run_compare(config: CompareConfig, resume: bool = False) -> None:
         "measures": _measures(runs),
         "settings": differing_settings({name: run.path for name, run in runs.items()}),
         "policies": [
-            {**row, "run": name} for name, run in runs.items() for row in policies(run.summary)
+            {**row, "run": name}
+            for name, run in runs.items()
+            for row in run.summary.get("policies") or policies(run.summary)
         ],
     }
     if not found["measures"]:
