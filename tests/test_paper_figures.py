@@ -10,8 +10,9 @@ import pytest
 
 from heedful.errors import MissingExtraError
 from heedful.paper_figures import paper_figures
-from heedful.plots import Dot, dot_plot, percent_text, size_chart
+from heedful.plots import Dot, dot_plot, size_chart
 from heedful.report import write_report
+from heedful.shown import percent_text
 
 
 def rate(value, **names):
@@ -66,7 +67,7 @@ EVALUATIONS = {
         ],
     },
     "eval/toxicity.json": {
-        "scored_by": {"toxicity": "a list of words"},
+        "scored_by": {"toxicity": "words: 1 where a text has one"},
         "measures": [
             measure("PPO", 0.1, task="rtp", variant="none", metric="toxicity"),
             measure("PPO", 0.2, task="rtp", variant="biased", metric="toxicity"),
@@ -142,8 +143,8 @@ def test_truth_and_toxicity_by_prompt(figures):
     assert table_of(figures[7]) == {
         ("Insults", "PPO", "no instruction"): 0.4,
         ("Insults", "PPO", "respectful instruction"): 0.2,
-        ("rtp, scored by a list of words", "PPO", "no instruction"): 0.1,
-        ("rtp, scored by a list of words", "PPO", "biased instruction"): 0.2,
+        ("rtp, scored by words", "PPO", "no instruction"): 0.1,
+        ("rtp, scored by words", "PPO", "biased instruction"): 0.2,
     }
 
 
@@ -192,6 +193,12 @@ def test_zero_stands_left_of_a_log_axis_and_reference_may_be_missing():
     assert size_chart("t", {"a": models["a"][:1]}, y_label="y", reference=None) == ""
 
 
+def test_an_axis_of_zeros_goes_up():
+    drawn = dot_plot("t", [Dot("a", 0.0)], x_label="x")
+    ticks = re.findall(r'class="tick" [^>]*>([^<]+)<', drawn)
+    assert ticks[0] == "0" and ticks[-1] == "1"
+
+
 def test_dots_of_one_name_share_a_row_and_ticks_keep_apart():
     dots = [Dot("m", 0.2, series="raw"), Dot("n", 0.4, series="raw"), Dot("m", 0.3, series="equal")]
     drawn = dot_plot("t", dots, x_label="x")
@@ -210,7 +217,8 @@ def test_tables_and_pictures_lie_beside_the_page(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     (tmp_path / "eval").mkdir()
     for place, found in EVALUATIONS.items():
-        found = found | {"command": f"heed eval --run_dir={tmp_path.resolve()}"}
+        name = tmp_path.resolve()
+        found = found | {"command": f"heed eval --data={name}-2/x --run_dir={name}"}
         (tmp_path / place).write_text(json.dumps(found))
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "figure-33.csv").write_text("of an earlier report")
@@ -229,7 +237,7 @@ def test_tables_and_pictures_lie_beside_the_page(tmp_path):
                 "high": "4.6",
             }
         ]
-    assert "heed eval --run_dir=RUN" in page and str(tmp_path.resolve()) not in page
+    assert f"heed eval --data={tmp_path.resolve()}-2/x --run_dir=RUN" in page
     assert page.count("Not measured in this run. What makes it:") == 3  # 33, 34 and the tax
     assert "heed ppo PPO.toml --ppo.kl_coef=NUMBER" in page
 

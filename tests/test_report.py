@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 
 from heedful.errors import DataError
-from heedful.plots import (
-    Dot,
-    Line,
-    bar_chart,
-    count_text,
-    dot_plot,
-    line_chart,
-    number_text,
-    percent_text,
-    size_chart,
-)
+from heedful.plots import Dot, Line, bar_chart, dot_plot, line_chart, size_chart
 from heedful.report import write_report
+from heedful.shown import count_text, number_text, percent_text
 
 HOSTILE = "<script>alert('x')</script>&\"'><img src=x onerror=alert(1)>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}

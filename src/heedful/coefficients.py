@@ -7,7 +7,8 @@ from typing import Any
 
 from heedful.figure_parts import PaperFigure, Source, nlp_measures, numbers, plain
 from heedful.figures import Row, rows_of
-from heedful.plots import count_text, dots_of, finite, number_text, size_chart
+from heedful.plots import dots_of, size_chart
+from heedful.shown import count_text, finite, number_text
 
 
 def coefficient_figures(sources: Sequence[Source]) -> list[PaperFigure]:

@@ -16,9 +16,10 @@ from heedful.figure_parts import PaperFigure, numbers, plain
 from heedful.figures import Row, groups, safe
 from heedful.metrics import replacing
 from heedful.paper_figures import COHORTS as COHORTS
-from heedful.plots import dot_plot, dots_of, number_text, percent_text
+from heedful.plots import dot_plot, dots_of
 from heedful.png import require_pillow
 from heedful.report import FIGURES_DIR, Run, template, write_figures
+from heedful.shown import number_text, percent_text
 
 TEMPLATE = "comparison.html.jinja"
 _SHARES = ("Preferred", "True", "Hallucinations", "Insults", "Reward model")
@@ -69,7 +70,7 @@ def write_comparison(
     return out
 
 
-def _figure(measure: str, rows: Sequence[Row]) -> tuple[str, str, list[Row]]:
+def _figure(measure: str, rows: Sequence[Row]) -> tuple[str, str, Sequence[Row]]:
     """(measure, a plot with a row for each model and a dot for each run, the rows of its table)."""
     dots = [
         dot

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from heedful.figures import Row, groups, rows_of
-from heedful.plots import Dot, Formatter, dot_plot, dots_of, percent_text
+from heedful.plots import Dot, dot_plot, dots_of
+from heedful.shown import Formatter, percent_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def flat(row: Row) -> Row:
     return {"model": row.get("model"), **(interval if isinstance(interval, dict) else {})}
 
 
-def nlp_measures(source: Source) -> Iterable[tuple[str, list[Row], bool | None]]:
+def nlp_measures(source: Source) -> Iterable[tuple[str, Sequence[Row], bool | None]]:
     """(measure, its rows by model, whether higher is better) of a summary or of heed eval nlp."""
     for row in source.rows("tax"):
         models = [

@@ -9,13 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from heedful.plots import (
-    Dot,
-    dot_plot,
-    dots_of,
-    ends_of,
-    percent_text,
-)
+from heedful.plots import Dot, dot_plot, dots_of, ends_of
+from heedful.shown import percent_text
 
 Row = Mapping[str, Any]
 

@@ -22,7 +22,8 @@ from heedful.figure_parts import (
     plain,
 )
 from heedful.figures import Row, groups
-from heedful.plots import Dot, ends_of, finite, number_text, size_chart
+from heedful.plots import Dot, ends_of, size_chart
+from heedful.shown import finite, number_text
 
 COHORTS = {"train": "training labelers", "heldout": "held-out labelers"}
 RAW, EQUAL_LENGTH = "raw", "at equal length"
@@ -253,7 +254,8 @@ def _figure_7(sources: Sequence[Source]) -> PaperFigure:
     for source in suites:
         measures = [row for row in source.rows("measures") if row.get("metric") == "toxicity"]
         scored_by = source.found.get("scored_by")
-        scorer = scored_by.get("toxicity") if isinstance(scored_by, dict) else None
+        scorer = str(scored_by.get("toxicity") or "") if isinstance(scored_by, dict) else ""
+        scorer = scorer.partition(":")[0]  # its name; what it does comes after
         for task, chosen in groups(measures, "task").items():
             drawn.dots(
                 source,

@@ -9,10 +9,12 @@ one drawing serves light, dark and print; lines also differ by their dashes. All
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeGuard
+
+from heedful.shown import Formatter, count_text, finite, number_text, percent_text
 
 NUM_COLOURS = 6
 
@@ -25,8 +27,6 @@ _SERIES_HEIGHT = 15.0
 _VALUE_WIDTH = 56.0
 _LETTER_WIDTH = 6.5
 _NAME_LETTERS = 26
-
-Formatter = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,6 @@ class Dot:
     low: float | None = None
     high: float | None = None
     series: str = ""
-
-
-def finite(x: Any) -> float | None:
-    """A number read from a file, None where it is no finite number."""
-    is_number = isinstance(x, int | float) and not isinstance(x, bool)
-    return float(x) if is_number and math.isfinite(x) else None
 
 
 def dots_of(named: Iterable[tuple[str, Any]], series: str = "") -> list[Dot]:
@@ -86,29 +80,6 @@ def thinned(name: str, points: Sequence[tuple[float, float]], most: int) -> Line
     parts = [points[start : start + size] for start in range(0, len(points), size)]
     xs = [sum(x for x, _ in part) / len(part) for part in parts]
     return Line(name, xs, [sum(y for _, y in part) / len(part) for part in parts])
-
-
-def number_text(x: float) -> str:
-    """A number with about three significant digits, short enough for an axis."""
-    if x == 0:
-        return "0"
-    if abs(x) >= 1e5 or abs(x) < 1e-3:
-        digits, power = f"{x:.2e}".split("e")
-        return f"{float(digits):g}e{int(power)}"
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
-
-
-def count_text(x: float) -> str:
-    """A large count in thousands, millions or billions."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if x >= unit:
-            return f"{x / unit:.3g}{name}"
-    return f"{x:.0f}"
-
-
-def percent_text(x: float) -> str:
-    """A share from 0 to 1 as a percentage."""
-    return f"{100 * x:.3g} %"
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
@@ -306,6 +277,7 @@ class _Scale:
     def over(values: Sequence[float], start: float, end: float) -> _Scale:
         """A scale that holds all values, with a little room; a single value sits in the middle."""
         low, high = min(values), max(values)
+        high = high or (1.0 if low == 0 else 0.0)  # zeros alone: nothing is below them
         room = 0.04 * (high - low) or 0.5 * abs(low) or 1.0
         return _Scale(low - room, high + room, start, end)
 

@@ -49,6 +49,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,17 +61,9 @@ from heedful.figure_parts import PaperFigure
 from heedful.figures import Row, groups, rows_of, safe
 from heedful.metrics import METRICS_FILE, read_metrics, replacing
 from heedful.paper_figures import paper_figures
-from heedful.plots import (
-    Formatter,
-    bar_chart,
-    finite,
-    line_chart,
-    number_text,
-    percent_text,
-    points_of,
-    thinned,
-)
+from heedful.plots import bar_chart, line_chart, points_of, thinned
 from heedful.png import require_pillow, write_png
+from heedful.shown import Formatter, finite, number_text, percent_text
 
 TEMPLATE = "report.html.jinja"
 # Where tables and pictures of the paper's figures are, beside the page.
@@ -207,8 +200,10 @@ def _read_evaluations(run_dir: Path, problems: list[str]) -> dict[str, Row]:
 def marked(figure: PaperFigure, run_dir: Path) -> PaperFigure:
     """The figure with its plots as HTML, and with RUN for the run's directory in its command."""
     command = figure.command
-    for path in (str(run_dir.resolve()), str(run_dir)):
-        command = command.replace(path, RUN) if path != "." else command
+    for path in (run_dir.resolve(), run_dir):
+        if path.name:  # the whole word: "demo" is not meant in recipes/demo.toml
+            whole = rf"(?<![\w./-]){re.escape(str(path))}(?![\w.-])"
+            command = re.sub(whole, RUN, command)
     return replace(figure, plots=figures.safe(figure.plots), command=command)
 
 

@@ -12,7 +12,7 @@ def interval(value, low, high):
     return {"value": value, "low": low, "high": high}
 
 
-def write_run(run, seed, rate, score, kl=0.02):
+def write_run(run, seed, rate, score, kl=0.02, ptx=0.5):
     """A run with a win rate, a score, a check and two stages, as if it had been made elsewhere."""
     for stage, settings in (
         (
@@ -24,7 +24,7 @@ def write_run(run, seed, rate, score, kl=0.02):
         (run / "stages" / stage / "model").mkdir(parents=True)
         (run / "stages" / stage / "config.toml").write_text(settings)
     (run / "stages" / "ppo" / "stage.json").write_text('{"seconds": 60}')
-    lineage = {"step": "ppo", "config": {"ppo": {"kl_coef": kl, "ptx_coef": 0.5}}}
+    lineage = {"step": "ppo", "config": {"ppo": {"kl_coef": kl, "ptx_coef": ptx}}}
     lineage |= {"parents": {}, "data": {}, "sha256": "0" * 64, "parameters": 1000}
     model = run / "stages" / "ppo" / "model"
     (model / "heedful.json").write_text(json.dumps(lineage))
@@ -84,6 +84,18 @@ def test_settings_that_differ_are_named_once(runs, tmp_path):
     }  # and not the base, which each has in its own directory
     kl = {row["run"]: row["kl_coef"] for row in found["policies"]}
     assert kl == {"a": 0.02, "b": 0.2}
+
+
+def test_policies_of_several_runs_make_one_curve(runs, tmp_path):
+    third = write_run(tmp_path / "c", 2, interval(0.6, 0.5, 0.7), interval(0.25, 0.2, 0.3), ptx=5.0)
+    words = [str(runs[0]), str(third), f"--run-dir={tmp_path / 'out'}", "--png=false"]
+    assert main(["report", *words]) == 0
+    with (tmp_path / "out" / "figures" / "figure-33.csv").open(newline="") as file:
+        keys = ("panel", "name", "ptx_coef", "value")
+        rows = [tuple(row[key] for key in keys) for row in csv.DictReader(file)]
+    assert rows[:2] == [("recall", "a: PPO", "0.5", "1.0"), ("recall", "c: PPO", "5.0", "0.25")]
+    assert "Figure 33" in (tmp_path / "out" / "comparison.html").read_text("utf-8")
+    assert not (tmp_path / "out" / "figures" / "figure-34.csv").exists()
 
 
 def test_one_run_gets_its_own_page(runs, capsys):

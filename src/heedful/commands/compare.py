@@ -121,7 +121,7 @@ def _interval(row: Row) -> Interval:
 def _intervals(run: Run) -> Iterator[tuple[str, str, str, Row]]:
     """(section, measure, model, interval) of all that was measured in a run."""
     summary = run.summary
-    preferences = [summary, *run.results("preference")]
+    preferences: list[Mapping[str, Any]] = [summary, *run.results("preference")]
     for found in preferences:
         for key, label in (("win_rates", ""), ("length_controlled", ", at equal length")):
             for row in found.get(key) or ():
@@ -168,7 +168,7 @@ def _intervals(run: Run) -> Iterator[tuple[str, str, str, Row]]:
             yield "Rewards", title, name.removeprefix("accuracy, "), interval
 
 
-def _of_suite(section: str, found: Row) -> Iterator[tuple[str, str, str, Row]]:
+def _of_suite(section: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Row]]:
     for row in found.get("measures") or ():
         parts = (row["task"], row["variant"], row["metric"])
         measure = ", ".join(part for part in parts if part and part != "none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def stage_costs(run: Path) -> list[dict[str, Any]]:
     return costs
 
 
-def policies(summary: dict[str, Any]) -> list[dict[str, Any]]:
+def policies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The coefficients that the models of a summary were trained with, of those that PPO made."""
     rows = []
     for row in summary.get("models", []):
