@@ -120,7 +120,7 @@ class CompareConfig(Section):
 
     run_dir: str
     """Directory to write: comparison.html, comparison.json, comparison.csv and figures/."""
-    runs: Annotated[Folders, Field(min_length=2)]
-    """Run directories; differences are to the first of them."""
+    runs: Folders
+    """Run directories, two or more; differences are to the first of them."""
     png: bool = True
     """Write each figure as a picture, too (extra figures)."""

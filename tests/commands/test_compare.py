@@ -115,6 +115,9 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, capsys):
     assert "none does not exist" in capsys.readouterr().err
     assert main(["report", str(runs[0]), str(runs[0])]) == 1
     assert "named twice" in capsys.readouterr().err
+    one = [f"--runs={runs[0]}", f"--run_dir={tmp_path / 'out'}"]
+    assert main(["compare", *one]) == 2
+    assert "two or more are compared" in capsys.readouterr().err
     for name in ("c", "d"):
         (tmp_path / name).mkdir()
     assert main(["report", str(tmp_path / "c"), str(tmp_path / "d")]) == 1

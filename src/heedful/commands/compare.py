@@ -15,7 +15,7 @@ from heedful.commands.tax import named
 from heedful.comparison import COHORTS, write_comparison
 from heedful.config import CompareConfig
 from heedful.config_file import read_toml
-from heedful.errors import DataError
+from heedful.errors import ConfigError, DataError
 from heedful.metrics import replacing
 from heedful.report import Run, read_run
 from heedful.statistics.intervals import Interval, difference_of_independent
@@ -30,6 +30,8 @@ Row = dict[str, Any]
 
 def run_compare(config: CompareConfig, resume: bool = False) -> None:
     """Writes comparison.html, comparison.json, comparison.csv and figures/."""
+    if len(config.runs) < 2:
+        raise ConfigError("runs has one run, two or more are compared: heed report RUN shows one")
     run_dir = Path(config.run_dir)
     progress = file_progress(run_dir)
     runs = {name: read_run(path) for name, path in named(config.runs).items()}
