@@ -73,6 +73,24 @@ def test_runs_stand_beside_each_other_with_their_differences(runs, tmp_path, cap
     assert table["recall", "base", "a"]["difference_value"] == ""
 
 
+def test_results_of_several_files_are_told_apart(runs, tmp_path):
+    measure = {"task": "drop", "variant": "4 shots", "metric": "F1", "model": "PPO"}
+    for place, value in (("eval", 0.4), ("stages/more/eval", 0.3)):
+        folder = runs[0] / place
+        folder.mkdir(parents=True)
+        row = measure | {"interval": interval(value, value - 0.1, value + 0.1)}
+        (folder / "nlp.json").write_text(json.dumps({"measures": [row]}))
+    found = {"win_rates": [{"model": "PPO", "baseline": "SFT", "cohort": None, "value": 0.9}]}
+    (runs[0] / "eval" / "preference.json").write_text(json.dumps(found))
+    assert main(["report", *map(str, runs), f"--run-dir={tmp_path / 'out'}", "--png=false"]) == 0
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["measures"]
+    values = {row["measure"]: row["runs"]["a"]["value"] for row in rows}
+    assert values["drop, 4 shots, F1"] == 0.4
+    assert values["drop, 4 shots, F1 (stages/more/eval/nlp.json)"] == 0.3
+    assert values["Preferred to SFT, training labelers"] == 0.6
+    assert values["Preferred to SFT, all judges (eval/preference.json)"] == 0.9
+
+
 def test_settings_that_differ_are_named_once(runs, tmp_path):
     assert main(["report", *map(str, runs), f"--run-dir={tmp_path / 'out'}", "--png=false"]) == 0
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from heedful.commands.preference import EVAL_DIR
 from heedful.commands.progress import file_progress
 from heedful.commands.report import policies
 from heedful.commands.tax import named
@@ -123,22 +124,13 @@ def _interval(row: Row) -> Interval:
 def _intervals(run: Run) -> Iterator[tuple[str, str, str, Row]]:
     """(section, measure, model, interval) of all that was measured in a run."""
     summary = run.summary
-    preferences: list[Mapping[str, Any]] = [summary, *run.results("preference")]
-    for found in preferences:
-        for key, label in (("win_rates", ""), ("length_controlled", ", at equal length")):
-            for row in found.get(key) or ():
-                who = COHORTS.get(row.get("cohort"), "all judges")
-                yield (
-                    "Preference",
-                    f"Preferred to {row['baseline']}, {who}{label}",
-                    row["model"],
-                    row,
-                )
-        for row in found.get("two_by_two") or ():
-            who = f"{COHORTS[row['cohort']]}, {row['distribution']} prompts"
-            yield "Preference", f"Preferred to {row['baseline']}, {who}", row["model"], row
-        for row in found.get("likert") or ():
-            yield "Preference", "Overall rating, 1 to 7", row["model"], row
+    sources = [("", summary), *_results(run, "preference")]
+    for key in ("win_rates", "length_controlled", "two_by_two", "likert"):
+        given = [(place, found[key]) for place, found in sources if found.get(key)]
+        for number, (place, rows) in enumerate(given):
+            for row in rows:
+                measure = _preference(key, row) + (place if number else "")
+                yield "Preference", measure, row["model"], row
     for key, title, by in (
         ("truth", "True answers", "set"),
         ("hallucination", "Hallucinations (probes)", ""),
@@ -146,14 +138,15 @@ def _intervals(run: Run) -> Iterator[tuple[str, str, str, Row]]:
     ):
         for row in summary.get(key) or ():
             yield "Truth and harm", f"{title}: {row[by]}" if by else title, row["model"], row
-    for found in (*run.results("truthfulness"), *run.results("toxicity"), *run.results("bias")):
-        yield from _of_suite("Truth and harm", found)
+    for suite in ("truthfulness", "toxicity", "bias"):
+        for place, found in _results(run, suite):
+            yield from _of_suite("Truth and harm", place, found)
     for row in summary.get("tax") or ():
         models = {key: value for key, value in row.items() if isinstance(value, dict)}
         for model, interval in models.items():
             yield "Alignment tax", row["metric"], model.replace("_", "-"), interval
-    for found in run.results("nlp"):
-        yield from _of_suite("Alignment tax", found)
+    for place, found in _results(run, "nlp"):
+        yield from _of_suite("Alignment tax", place, found)
     for row in summary.get("tax_changes") or ():
         yield (
             "Alignment tax",
@@ -170,11 +163,33 @@ def _intervals(run: Run) -> Iterator[tuple[str, str, str, Row]]:
             yield "Rewards", title, name.removeprefix("accuracy, "), interval
 
 
-def _of_suite(section: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Row]]:
+def _preference(key: str, row: Row) -> str:
+    """What a row of judgements' sums is called."""
+    if key == "likert":
+        return "Overall rating, 1 to 7"
+    who = COHORTS.get(row.get("cohort"), "all judges")
+    more = {"length_controlled": ", at equal length"}.get(key, "")
+    more = f", {row['distribution']} prompts" if key == "two_by_two" else more
+    return f"Preferred to {row['baseline']}, {who}{more}"
+
+
+def _results(run: Run, suite: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """(what tells its measures from others of the same name, results) of a suite's files."""
+    own = f"{EVAL_DIR}/{suite}.json"
+    return [
+        ("" if place == own and suite != "preference" else f" ({place})", found)
+        for place, found in run.evaluations.items()
+        if place.endswith(f"/{suite}.json")
+    ]
+
+
+def _of_suite(
+    section: str, place: str, found: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str, Row]]:
     for row in found.get("measures") or ():
         parts = (row["task"], row["variant"], row["metric"])
         measure = ", ".join(part for part in parts if part and part != "none")
-        yield section, measure, row["model"], row["interval"]
+        yield section, f"{measure}{place}", row["model"], row["interval"]
 
 
 def differing_settings(runs: Mapping[str, Path]) -> list[Row]:
