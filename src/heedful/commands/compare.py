@@ -163,11 +163,11 @@ def _intervals(run: Run) -> Iterator[tuple[str, str, str, Row]]:
             yield "Rewards", title, name.removeprefix("accuracy, "), interval
 
 
-def _preference(key: str, row: Row) -> str:
+def _preference(key: str, row: Mapping[str, Any]) -> str:
     """What a row of judgements' sums is called."""
     if key == "likert":
         return "Overall rating, 1 to 7"
-    who = COHORTS.get(row.get("cohort"), "all judges")
+    who = COHORTS.get(str(row.get("cohort")), "all judges")
     more = {"length_controlled": ", at equal length"}.get(key, "")
     more = f", {row['distribution']} prompts" if key == "two_by_two" else more
     return f"Preferred to {row['baseline']}, {who}{more}"
