@@ -13,8 +13,8 @@ import re
 import sys
 from pathlib import Path
 
-from heedful.figures import by_size
-from heedful.plots import count_text
+from heedful.paper_figures import paper_figures
+from heedful.shown import count_text
 
 COLOURS = ("#4269d0", "#e0782f", "#3ca951", "#9b59b6", "#d6484f", "#5f7f8c")
 STYLE = (
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     rows = json.loads((options.run / "summary.json").read_text(encoding="utf-8"))["by_size"]
-    figures = by_size(rows)
+    figures = paper_figures({"by_size": rows}, {})[0].plots
     if not figures:
         print("the run has models of one size only: nothing to draw", file=sys.stderr)
         return 1

@@ -10,19 +10,9 @@ from pathlib import Path
 import pytest
 
 from heedful.errors import DataError
-from heedful.figures import by_size
-from heedful.plots import (
-    Dot,
-    Line,
-    bar_chart,
-    count_text,
-    dot_plot,
-    line_chart,
-    number_text,
-    percent_text,
-    size_chart,
-)
+from heedful.plots import Dot, Line, bar_chart, dot_plot, line_chart, size_chart
 from heedful.report import write_report
+from heedful.shown import count_text, number_text, percent_text
 
 HOSTILE = "<script>alert('x')</script>&\"'><img src=x onerror=alert(1)>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -119,6 +109,20 @@ def made_summary():
                 "ppo": interval(0.5),
                 "ppo_ptx": interval(0.76),
             },
+        ],
+        "tax_changes": [
+            {
+                "measure": "few-shot recall",
+                "model": "ppo",
+                "base": "base",
+                "n": 40,
+                "higher_is_better": True,
+                "of_base": interval(0.8),
+                "of_model": interval(0.5),
+                "difference": interval(-0.3),
+                "better": interval(-0.375),
+                "won_back": None,
+            }
         ],
         "reward_model": {
             "accuracy": interval(0.71),
@@ -286,8 +290,12 @@ def test_every_section_is_filled(page):
         "reproduce",
     ]
     for name, text in parsed.sections.items():
-        assert "Not measured" not in text, name
-    assert "Preferred to sft, held-out labelers" in parsed.sections["preference"]
+        # one run has no sweeps over a coefficient
+        assert text.count("Not measured") == (2 if name == "tax" else 0), name
+    shown = " ".join(parsed.sections["preference"].split())
+    assert "Preferred to sft, training labelers" in shown  # Figure 1
+    # Figure 3: both groups of labelers in one panel
+    assert "base, held-out labelers: 14 %, 95 % interval 10 % to 18 %." in shown
     assert "fails task" in parsed.sections["preference"]
     assert "Score against KL" not in parsed.sections["curves"]
     assert "Gold utility against KL" in parsed.sections["kl"]
@@ -483,18 +491,6 @@ def test_sizes_stand_on_a_log_scale_and_seeds_above_each_other():
     mark = re.findall(r"<li>.*?</li>", lone)[-1]
     assert "PPO" in mark and "circle" in mark and "polyline" not in mark
     assert size_chart("One", {"base": methods["base"][:1]}, y_label="", reference=0.5) == ""
-
-
-def test_win_rates_by_size_are_grouped_by_method():
-    rows = [
-        {"model": f"{size} {method}", "method": method, "parameters": parameters, "baseline": "SFT"}
-        | interval(0.3)
-        for size, parameters in (("small", 2e5), ("large", 1.7e7))
-        for method in ("base", "PPO-ptx")
-    ]
-    (figure,) = by_size(rows)
-    assert figure.count('class="line c') == 2 + 2  # curves, and their legend
-    assert by_size(rows[:2]) == by_size([]) == []
 
 
 def test_large_counts_are_short():

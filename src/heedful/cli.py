@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -197,10 +198,12 @@ def _add_step(commands: Any, name: str, command: Command) -> None:
         epilog="\n".join(["settings that are required:", *needed]).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = (
-        "suites (bias,toxicity), preference, tax RUN..., or a TOML file" if name == "eval" else ""
-    )
-    step.add_argument("config", nargs="?", help=what or "TOML file of settings")
+    what = {
+        "eval": "suites (bias,toxicity), preference, tax RUN..., or a TOML file",
+        "report": "run directories, or a TOML file of settings",
+    }
+    help = what.get(name, "TOML file of settings")
+    step.add_argument("config", nargs="?", help=help)
     step.add_argument("--dry-run", action="store_true", help="print settings and derived numbers")
     step.add_argument("--resume", action="store_true", help="go on from the newest training state")
     step.add_argument(
@@ -321,10 +324,27 @@ def _step(options: argparse.Namespace, rest: list[str]) -> int:
 
     if options.command == "eval" and options.config in ("preference", "tax"):
         options.command, options.config = options.config, None
-        rest = _tax_words(rest) if options.command == "tax" else rest
+        rest = _run_words(rest, "tax") if options.command == "tax" else rest
     elif options.command == "eval":
         options.config, rest = _eval_words(options.config, rest)
+    elif options.command == "report" and not (options.config or "").endswith(".toml"):
+        options, rest = _report_words(options, rest)
     return run_step(options, *_settings(options.config, rest))
+
+
+def _report_words(
+    options: argparse.Namespace, rest: list[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """The command and overrides of heed report RUN..., which compares where runs are several."""
+    words = [] if options.config is None else [options.config]
+    words += [word for word in rest if not word.startswith("--")]
+    overrides = [word for word in rest if word.startswith("--")]
+    name = "compare" if len(words) > 1 else "report"
+    given = _run_words([*words, *overrides], name)
+    if len(words) == 1:
+        given = [word for word in given if not word.startswith("--runs=")]
+        given.append(f"--run={json.dumps(words[0])}")
+    return argparse.Namespace(**{**vars(options), "command": name, "config": None}), given
 
 
 def _eval_words(first: str | None, rest: list[str]) -> tuple[str | None, list[str]]:
@@ -354,8 +374,8 @@ def _eval_words(first: str | None, rest: list[str]) -> tuple[str | None, list[st
     return first, words
 
 
-def _tax_words(rest: list[str]) -> list[str]:
-    """The overrides of heed eval tax RUN...: without a run_dir they go among the first's stages."""
+def _run_words(rest: list[str], stage: str) -> list[str]:
+    """The overrides of a command over RUN...: without a run_dir it is a stage of the first run."""
     runs = [word for word in rest if not word.startswith("--") and not word.endswith(".toml")]
     others = [word for word in rest if word not in runs]
     for run in runs:  # the results go into the first: it is not made by a slip of the keys
@@ -363,8 +383,8 @@ def _tax_words(rest: list[str]) -> list[str]:
             raise ConfigError(f"{run} does not exist: give the directory of a run")
     if runs:
         others.append(f"--runs={json.dumps(runs)}")
-        if not any(word.startswith("--run_dir=") for word in others):
-            others.append(f"--run_dir={Path(runs[0]) / 'stages' / 'tax'}")
+        if not any(re.match("--run[-_]dir=", word) for word in others):
+            others.append(f"--run_dir={Path(runs[0]) / 'stages' / stage}")
     return others
 
 

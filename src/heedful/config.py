@@ -12,7 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from heedful.config_evaluation import Evaluation, JudgeConfig, PreferenceConfig, TaxConfig
+from heedful.config_evaluation import (
+    CompareConfig,
+    Evaluation,
+    JudgeConfig,
+    PreferenceConfig,
+    TaxConfig,
+)
 from heedful.config_file import (
     ONE_OR_MORE,
     Comparisons,
@@ -56,6 +62,7 @@ from heedful.config_sampling import (
 
 __all__ = [
     "PPO",
+    "CompareConfig",
     "Compute",
     "DemonstrateConfig",
     "EvalConfig",

@@ -121,6 +121,9 @@ class PreferenceConfig(Section):
     distributions: dict[str, File] | None = None
     """Prompt files by the name of their distribution, for the 2x2 with training and held-out
     labelers (paper Figure 3)."""
+    models: dict[str, Folder] | None = None
+    """Directories of judged models that heedful has trained, by their names: with their sizes and
+    methods, for win rates over size (paper Figure 1)."""
     num_samples: Positive = 1000
     """Draws of the bootstrap."""
     seed: int = 0
@@ -139,3 +142,14 @@ class TaxConfig(Section):
     not have are left out; "PPO_ptx" and "ppo-ptx" are one name."""
     seed: int = 0
     """Seed of the bootstrap."""
+
+
+class CompareConfig(Section):
+    """heed report RUN RUN ...: several runs on one page, beside each other."""
+
+    run_dir: str
+    """Directory to write: comparison.html, comparison.json, comparison.csv and figures/."""
+    runs: Folders
+    """Run directories, two or more; differences are to the first of them."""
+    png: bool = True
+    """Write each figure as a picture, too (extra figures)."""

@@ -211,4 +211,6 @@ class ReportConfig(Section):
     run: Folder
     """Loop run directory to report on."""
     out: str = "report.html"
-    """File to write, relative to the run."""
+    """File to write, relative to the run. figures/ beside it gets a table of each figure."""
+    png: bool = True
+    """Write each figure as a picture, too (extra figures)."""

@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from heedful.plots import (
-    Dot,
-    dot_plot,
-    dots_of,
-    ends_of,
-    percent_text,
-    size_chart,
-)
+from heedful.plots import Dot, dot_plot, dots_of, ends_of
+from heedful.shown import percent_text
 
 Row = Mapping[str, Any]
 
@@ -48,59 +42,18 @@ def safe(plots: Iterable[str]) -> list[Any]:
     return [Markup(plot) for plot in plots if plot]
 
 
-def win_rates(rows: Sequence[Row]) -> list[Any]:
-    plots, include = [], ends_of(_by_model(rows))
-    for baseline, against in groups(rows, "baseline").items():
-        for cohort, chosen in groups(against, "cohort").items():
-            labelers = {"train": "training labelers", "heldout": "held-out labelers"}.get(
-                cohort, "all labelers" if cohort == "all" else cohort
-            )
-            plots.append(
-                dot_plot(
-                    f"Preferred to {baseline}, {labelers}",
-                    _by_model(chosen),
-                    x_label="win rate; 50 % is no preference",
-                    reference=0.5,
-                    include=include,
-                    format=percent_text,
-                )
-            )
-    return safe(plots)
-
-
-def by_size(rows: Sequence[Row]) -> list[Any]:
-    """The win rate of every method over the size of its model (the paper's Figure 1)."""
-    baselines = groups(rows, "baseline")
+def strengths(found: Mapping[str, Row]) -> list[Any]:
+    """Bradley-Terry strengths, of each file of results that has them."""
+    rows = {place: rows_of(one.get("bradley_terry")) for place, one in found.items()}
+    several = sum(bool(chosen) for chosen in rows.values()) > 1
     return safe(
-        size_chart(
-            f"Preferred to {baseline}, by size",
-            {
-                method: [
-                    (float(row["parameters"]), dot)
-                    for row in chosen
-                    for dot in dots_of([(str(row.get("model", "?")), row)])
-                ]
-                for method, chosen in groups(against, "method").items()
-            },
-            y_label="win rate, training labelers",
-            reference=0.5,
+        dot_plot(
+            f"Bradley-Terry strength{f' ({place})' if several else ''}",
+            _by_model(chosen),
+            x_label="log-odds of being preferred, mean 0",
+            reference=0.0,
         )
-        for baseline, against in baselines.items()
-    )
-
-
-def quality(summary: Row) -> list[Any]:
-    likert, strengths = rows_of(summary.get("likert")), rows_of(summary.get("bradley_terry"))
-    return safe(
-        [
-            dot_plot("Overall rating", _by_model(likert), x_label="mean rating, 1 worst to 7 best"),
-            dot_plot(
-                "Bradley-Terry strength",
-                _by_model(strengths),
-                x_label="log-odds of being preferred, mean 0",
-                reference=0.0,
-            ),
-        ]
+        for place, chosen in rows.items()
     )
 
 
@@ -111,16 +64,10 @@ def behaviour(summary: Row) -> list[Any]:
         for name, rows in groups(rows_of(summary.get("flagged")), "prompts").items()
     }
     named = rows_of(summary.get("named"))
-    asked = {
-        "no instruction" if name == "none" else f"{name} instruction": rows
-        for name, rows in groups(rows_of(summary.get("toxicity")), "instruction").items()
-    }
     return [
-        *_rate_plots("True answers", groups(rows_of(summary.get("truth")), "set")),
         *_rate_plots("Answers that name who is asked about", groups(named, "set")),
         *_rate_plots("Hallucinations", hallucination),
         *_rate_plots("Hallucinations flagged by labelers", flagged),
-        *_rate_plots("Insults", asked),
     ]
 
 
@@ -133,21 +80,6 @@ def _rate_plots(title: str, groups: Mapping[str, Sequence[Row]]) -> list[Any]:
         dot_plot(f"{title}: {name}", found, x_label=label, include=include, format=percent_text)
         for name, found in dots.items()
     )
-
-
-def tax(rows: Sequence[Row]) -> list[Any]:
-    plots = []
-    for row in rows:
-        models = {key: row[key] for key in row if key not in ("metric", "higher_is_better")}
-        dots = dots_of((key.replace("_", "-"), found) for key, found in models.items())
-        base = next((dot.value for dot in dots if dot.name == "base"), None)
-        better = row.get("higher_is_better")
-        note = "" if better is None else ("higher is better" if better else "lower is better")
-        label = ", ".join(part for part in ("dashed: the base" if base is not None else "", note))
-        plots.append(
-            dot_plot(str(row.get("metric", "?")), dots, x_label=label.strip(", "), reference=base)
-        )
-    return safe(plots)
 
 
 def tax_changes(rows: Sequence[Row]) -> list[Any]:

@@ -9,10 +9,12 @@ one drawing serves light, dark and print; lines also differ by their dashes. All
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeGuard
+
+from heedful.shown import Formatter, count_text, finite, number_text, percent_text
 
 NUM_COLOURS = 6
 
@@ -21,11 +23,10 @@ _WIDTH = 360.0
 _LINE_HEIGHT = 230.0
 _AXIS_HEIGHT = 40.0
 _ROW_HEIGHT = 24.0
+_SERIES_HEIGHT = 15.0
 _VALUE_WIDTH = 56.0
 _LETTER_WIDTH = 6.5
 _NAME_LETTERS = 26
-
-Formatter = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +40,19 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A named value with its interval; a bound that is None is not drawn."""
+    """A named value with its interval; a bound that is None is not drawn.
+
+    Dots of one name and different series share a row.
+    """
 
     name: str
     value: float
     low: float | None = None
     high: float | None = None
+    series: str = ""
 
 
-def finite(x: Any) -> float | None:
-    """A number read from a file, None where it is no finite number."""
-    is_number = isinstance(x, int | float) and not isinstance(x, bool)
-    return float(x) if is_number and math.isfinite(x) else None
-
-
-def dots_of(named: Iterable[tuple[str, Any]]) -> list[Dot]:
+def dots_of(named: Iterable[tuple[str, Any]], series: str = "") -> list[Dot]:
     """Dots of (name, interval or bare number); an interval has "value", "low" and "high".
 
     What has no finite value is left out.
@@ -62,7 +61,8 @@ def dots_of(named: Iterable[tuple[str, Any]]) -> list[Dot]:
     for name, found in named:
         row = found if isinstance(found, dict) else {"value": found}
         if (value := finite(row.get("value"))) is not None:
-            dots.append(Dot(name, value, finite(row.get("low")), finite(row.get("high"))))
+            low, high = finite(row.get("low")), finite(row.get("high"))
+            dots.append(Dot(name, value, low, high, series))
     return dots
 
 
@@ -80,29 +80,6 @@ def thinned(name: str, points: Sequence[tuple[float, float]], most: int) -> Line
     parts = [points[start : start + size] for start in range(0, len(points), size)]
     xs = [sum(x for x, _ in part) / len(part) for part in parts]
     return Line(name, xs, [sum(y for _, y in part) / len(part) for part in parts])
-
-
-def number_text(x: float) -> str:
-    """A number with about three significant digits, short enough for an axis."""
-    if x == 0:
-        return "0"
-    if abs(x) >= 1e5 or abs(x) < 1e-3:
-        digits, power = f"{x:.2e}".split("e")
-        return f"{float(digits):g}e{int(power)}"
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
-
-
-def count_text(x: float) -> str:
-    """A large count in thousands, millions or billions."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if x >= unit:
-            return f"{x / unit:.3g}{name}"
-    return f"{x:.0f}"
-
-
-def percent_text(x: float) -> str:
-    """A share from 0 to 1 as a percentage."""
-    return f"{100 * x:.3g} %"
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
@@ -138,29 +115,37 @@ def size_chart(
     methods: Mapping[str, Sequence[tuple[float, Dot]]],
     *,
     y_label: str,
-    reference: float,
+    reference: float | None,
+    x_label: str = "parameters",
+    x_format: Formatter = count_text,
+    y_format: Formatter = percent_text,
 ) -> str:
-    """A figure of rates over model sizes (parameters, log scale): a curve per method.
+    """A figure of values over model sizes, or over another x (log scale): a curve per method.
 
-    ``methods`` gives (parameters, rate with its interval) of each model; models of one method and
-    size are seeds, and the curve goes through their mean. Empty unless there are two sizes.
+    ``methods`` gives (x, value with its interval) of each model; models of one method and x are
+    seeds, and the curve goes through their mean. An x of 0 stands left of the others. Empty unless
+    there are two sizes.
     """
-    sizes = sorted({size for models in methods.values() for size, _ in models if size > 0})
-    if len(sizes) < 2:
+    sizes = sorted({size for models in methods.values() for size, _ in models if size >= 0})
+    if len(sizes) < 2 or not sizes[-1]:
         return ""
     left, right, bottom, top = 52.0, _WIDTH - 24, _LINE_HEIGHT - _AXIS_HEIGHT, 26.0
-    x_scale = _Scale.over([math.log10(size) for size in sizes], left + 12, right)
+    logs = [math.log10(size) for size in sizes if size]
+    zero = logs[0] - max(0.25 * (logs[-1] - logs[0]), 0.3)
+    places = {size: math.log10(size) if size else zero for size in sizes}
+    x_scale = _Scale.over(list(places.values()), left + 12, right)
     ends = ends_of([dot for models in methods.values() for _, dot in models])
-    y_scale = _Scale.over([*ends, reference], bottom, top)
+    y_scale = _Scale.over([*ends, *([] if reference is None else [reference])], bottom, top)
     parts = [_text(4, 13, y_label, "label")]
-    x_ticks = [(x_scale(math.log10(size)), count_text(size)) for size in sizes]
-    parts += _axes(y_scale, percent_text, left, right, x_ticks, "parameters")
-    parts.append(_rule(left, y_scale(reference), right, y_scale(reference), "reference"))
+    x_ticks = _apart([(x_scale(places[size]), x_format(size)) for size in sizes])
+    parts += _axes(y_scale, y_format, left, right, x_ticks, x_label)
+    if reference is not None:
+        parts.append(_rule(left, y_scale(reference), right, y_scale(reference), "reference"))
     for place, models in enumerate(methods.values()):
         colour = f"c{place % NUM_COLOURS}"
         points = []
-        for size in sorted({size for size, _ in models if size > 0}):
-            x, dots = x_scale(math.log10(size)), [dot for found, dot in models if found == size]
+        for size in sorted({size for size, _ in models if size in places}):
+            x, dots = x_scale(places[size]), [dot for found, dot in models if found == size]
             mean = sum(dot.value for dot in dots) / len(dots)
             points.append((x, y_scale(mean)))
             for dot in dots:
@@ -171,17 +156,18 @@ def size_chart(
         if len(points) > 1:
             parts.append(_curve(points, colour))
     rows = [
-        [method, count_text(size), dot.name, percent_text(dot.value) + _bounds(dot, percent_text)]
+        [method, x_format(size), dot.name, y_format(dot.value) + _bounds(dot, y_format)]
         for method, models in methods.items()
         for size, dot in sorted(models, key=lambda found: found[0])
     ]
-    description = f"{y_label} over parameters. " + " ".join(
+    description = f"{y_label} over {x_label}. " + " ".join(
         f"{method}, {size}: {found}." for method, size, _, found in rows
     )
     drawing = _svg(title, description, _LINE_HEIGHT, parts)
-    table = _table(["method", "parameters", "model", "rate"], rows)
+    table = _table(["method", x_label, "model", y_label], rows)
     has_curve = {method: len({size for size, _ in found}) > 1 for method, found in methods.items()}
-    return _figure(title, drawing, _legend(list(has_curve.items())), table)
+    legend = _legend(list(has_curve.items())) if any(has_curve) else ""
+    return _figure(title, drawing, legend, table)
 
 
 def dot_plot(
@@ -193,41 +179,58 @@ def dot_plot(
     include: Sequence[float] = (),
     format: Formatter = number_text,
 ) -> str:
-    """A figure with one row per value: a dot on its interval, and a dashed line to compare with.
+    """A figure with one row per name: a dot on its interval, and a dashed line to compare with.
 
-    The axis also holds every number in ``include``: figures that are to be compared share theirs.
+    Dots of several series stand below each other in their row, each series in its colour. The axis
+    also holds every number in ``include``: figures that are to be compared share theirs.
     """
     dots = [dot for dot in dots if math.isfinite(dot.value)]
     if not dots:
         return ""
+    series = list(dict.fromkeys(dot.series for dot in dots))
+    rows = _rows_of(dots)
+    heights = [max(_ROW_HEIGHT, _SERIES_HEIGHT * len(row) + 7) for row in rows]
     ends = [*include, *ends_of(dots), *([] if reference is None else [reference])]
-    bottom = 6 + _ROW_HEIGHT * len(dots)
+    bottom = 6 + sum(heights)
     names = _name_width([dot.name for dot in dots])
     scale = _Scale.over(ends, names + 8, _WIDTH - _VALUE_WIDTH - 8)
     parts = _bottom_axis(scale, bottom, x_label, format)
     if reference is not None:
         parts.append(_rule(scale(reference), 4, scale(reference), bottom, "reference"))
-    for row, dot in enumerate(dots):
-        y = 6 + _ROW_HEIGHT * (row + 0.5)
-        parts.append(_name(dot.name, names, y))
-        if _is_finite(dot.low) and _is_finite(dot.high):
-            parts.append(_rule(scale(dot.low), y, scale(dot.high), y, "interval c0"))
-        parts.append(_circle(scale(dot.value), y, "c0"))
-        parts.append(_text(_WIDTH - 4, y + 4, format(dot.value), "value", "end"))
+    for number, row in enumerate(rows):
+        middle = 6 + sum(heights[:number]) + heights[number] / 2
+        parts.append(_name(row[0].name, names, middle))
+        for place, dot in enumerate(row):
+            y = middle + _SERIES_HEIGHT * (place - (len(row) - 1) / 2)
+            colour = f"c{series.index(dot.series) % NUM_COLOURS}"
+            if _is_finite(dot.low) and _is_finite(dot.high):
+                parts.append(_rule(scale(dot.low), y, scale(dot.high), y, f"interval {colour}"))
+            parts.append(_circle(scale(dot.value), y, colour))
+            parts.append(_text(_WIDTH - 4, y + 4, format(dot.value), "value", "end"))
+    named = [(", ".join(part for part in (dot.name, dot.series) if part), dot) for dot in dots]
     description = f"{x_label}. " + " ".join(
-        f"{dot.name}: {format(dot.value)}{_bounds(dot, format)}." for dot in dots
+        f"{name}: {format(dot.value)}{_bounds(dot, format)}." for name, dot in named
     )
-    table = _table(
-        ["", "value", "low", "high"],
-        [
-            [
-                dot.name,
-                *(format(x) if _is_finite(x) else "-" for x in (dot.value, dot.low, dot.high)),
-            ]
-            for dot in dots
-        ],
-    )
-    return _figure(title, _svg(title, description, bottom + 42, parts), "", table)
+    cells = [
+        [name, *(format(x) if _is_finite(x) else "-" for x in (dot.value, dot.low, dot.high))]
+        for name, dot in named
+    ]
+    table = _table(["", "value", "low", "high"], cells)
+    legend = _legend([(name, False) for name in series]) if len(series) > 1 else ""
+    return _figure(title, _svg(title, description, bottom + 42, parts), legend, table)
+
+
+def _rows_of(dots: Sequence[Dot]) -> list[list[Dot]]:
+    """The dots of each row: those of one name, of each series one."""
+    rows: list[list[Dot]] = []
+    for dot in dots:
+        fits = (row for row in rows if row[0].name == dot.name)
+        row = next((row for row in fits if all(dot.series != one.series for one in row)), None)
+        if row is None:
+            rows.append([dot])
+        else:
+            row.append(dot)
+    return rows
 
 
 def ends_of(dots: Sequence[Dot]) -> list[float]:
@@ -274,6 +277,7 @@ class _Scale:
     def over(values: Sequence[float], start: float, end: float) -> _Scale:
         """A scale that holds all values, with a little room; a single value sits in the middle."""
         low, high = min(values), max(values)
+        high = high or (1.0 if low == 0 else 0.0)  # zeros alone: nothing is below them
         room = 0.04 * (high - low) or 0.5 * abs(low) or 1.0
         return _Scale(low - room, high + room, start, end)
 
@@ -310,11 +314,24 @@ def _axes(
     return [*parts, _text((left + right) / 2, _LINE_HEIGHT - 6, x_label, "label", "middle")]
 
 
+def _apart(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The ticks without those whose texts would run into the one before."""
+    kept: list[tuple[float, str]] = []
+    for x, text in ticks:
+        if not kept or x - kept[-1][0] > _LETTER_WIDTH * (len(text + kept[-1][1]) / 2 + 1):
+            kept.append((x, text))
+    return kept
+
+
 def _bottom_axis(scale: _Scale, y: float, label: str, format: Formatter) -> list[str]:
     parts = [_rule(scale.start, y, scale.end, y, "axis")]
-    for tick in scale.ticks(4):
-        parts.append(_rule(scale(tick), 4, scale(tick), y, "grid"))
-        parts.append(_text(scale(tick), y + 16, format(tick), "tick", "middle"))
+    for most in (4, 3, 2, 1):
+        ticks = [(scale(tick), format(tick)) for tick in scale.ticks(most)]
+        if _apart(ticks) == ticks:
+            break
+    for x, text in _apart(ticks):
+        parts.append(_rule(x, 4, x, y, "grid"))
+        parts.append(_text(x, y + 16, text, "tick", "middle"))
     return [*parts, _text((scale.start + scale.end) / 2, y + 34, label, "label", "middle")]
 
 
@@ -399,5 +416,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _figure(title: str, drawing: str, legend: str, table: str) -> str:
     return (
         f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{drawing}{legend}'
-        f'<details><summary>Numbers</summary><div class="scroll">{table}</div></details></figure>'
+        f'<details><summary>Numbers</summary><div class="scroll" tabindex="0">{table}</div>'
+        "</details></figure>"
     )

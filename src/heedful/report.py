@@ -1,13 +1,15 @@
 """The report of a loop: its run directory as one static HTML page.
 
 The page needs no network and no other file. It reads what is there and says of the rest that it
-was not measured, so it can be written while a run is going on or after it was cut off.
+was not measured, so it can be written while a run is going on or after it was cut off. The paper's
+figures that it shows are also written as tables and pictures, into ``figures/`` beside it.
 
 Read from the run directory:
 
 - ``claims.json``: a list of {"id", "claim", "paper", "value", "low", "high", "holds", "note"};
 - ``stages/<name>/metrics.jsonl``: the rows of each stage, for the curves;
 - ``config.toml``, ``env.json`` (or that of its last stage): shown under "How to reproduce";
+- ``eval/*.json`` (and ``stages/*/eval/*.json``): results of ``heed eval``, for the paper's figures;
 - ``summary.json``: an object with any of these fields. An *interval* is "value", "low", "high"
   (low and high may be null); rates go from 0 to 1.
 
@@ -17,7 +19,9 @@ world          "the miniature world": where the checks were made
 seed           of the run
 models         [{"name", "parameters", "path"}]
 win_rates      [{"model", "baseline", "cohort", interval}]       cohort may be null: all labelers
+length_controlled  [{"model", "baseline", "cohort", interval}]   win rates at equal length
 by_size        [{"model", "method", "parameters", "baseline", interval}]   win rates
+policies       [{"model", "parameters", "kl_coef", "ptx_coef"}]  how PPO was set, for the models
 likert         [{"model", interval, "n"}]                        1 worst to 7 best
 metadata       [{"model", "flag", interval, "n"}]                share of "yes", Table 3
 bradley_terry  [{"model", interval}]                             log-odds, mean 0
@@ -43,27 +47,29 @@ lineage        [{"stage", "output", "inputs": ["..."], "sha256"}]
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from heedful import figures
 from heedful.errors import DataError, MissingExtraError
+from heedful.figure_parts import PaperFigure
 from heedful.figures import Row, groups, rows_of, safe
 from heedful.metrics import METRICS_FILE, read_metrics, replacing
-from heedful.plots import (
-    Formatter,
-    bar_chart,
-    finite,
-    line_chart,
-    number_text,
-    percent_text,
-    points_of,
-    thinned,
-)
+from heedful.paper_figures import paper_figures
+from heedful.plots import bar_chart, line_chart, points_of, thinned
+from heedful.png import require_pillow, write_png
+from heedful.shown import Formatter, finite, number_text, percent_text
 
 TEMPLATE = "report.html.jinja"
+# Where tables and pictures of the paper's figures are, beside the page.
+FIGURES_DIR = "figures"
+# How the run's own directory is called in commands on the page.
+RUN = "RUN"
 # Points drawn of one curve: neighbouring steps are averaged down to this many.
 NUM_POINTS = 120
 # Against the KL each point averages more steps, because both axes are noisy.
@@ -98,50 +104,133 @@ _SIDE_BY_SIDE = ("base", "sft", "ppo", "ppo-ptx")
 _PETAFLOP_S_DAY = 8.64e19
 
 
-def write_report(run_dir: Path, out: Path) -> Path:
-    """``out``, after writing the page of ``run_dir`` to it; the directory may be incomplete."""
-    if not run_dir.is_dir():
-        raise DataError(f"{run_dir} is not a directory: name the run directory of a loop")
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is in a run directory; what could not be read is among the problems."""
+
+    path: Path
+    summary: Row
+    claims: list[Row]
+    evaluations: dict[str, Row]  # results of heed eval by their places in the run
+    env: Any
+    problems: list[str]
+
+    def results(self, suite: str) -> list[Row]:
+        """The results of a suite of heed eval, "preference" among them."""
+        ending = f"/{suite}.json"
+        return [found for place, found in self.evaluations.items() if place.endswith(ending)]
+
+
+def read_run(path: Path) -> Run:
+    """The run; DataError where there is no such directory."""
+    if not path.is_dir():
+        raise DataError(f"{path} is not a directory: name the run directory of a loop")
     problems: list[str] = []
-    claims = rows_of(_read_json(run_dir / "claims.json", problems))
-    found = _read_json(run_dir / "summary.json", problems)
-    summary = found if isinstance(found, dict) else {}
-    stages = _read_stages(run_dir / "stages", problems)
-    page = _template().render(
-        name=run_dir.resolve().name,
-        problems=problems,
-        claims=claims,
-        claim_counts=(sum(bool(claim.get("holds")) for claim in claims), len(claims)),
-        world=summary.get("world"),
-        seed=finite(summary.get("seed")),
-        models=_within(run_dir, rows_of(summary.get("models")), "path"),
-        win_rates=figures.win_rates(rows_of(summary.get("win_rates"))),
-        by_size=figures.by_size(rows_of(summary.get("by_size"))),
-        quality=figures.quality(summary),
-        metadata=_metadata_table(rows_of(summary.get("metadata"))),
-        behaviour=figures.behaviour(summary),
-        kl=_kl_plots(stages),
-        curves=_curve_plots(stages),
-        tax=figures.tax(rows_of(summary.get("tax"))),
-        tax_figures=figures.tax_changes(rows_of(summary.get("tax_changes"))),
-        tax_changes=_whole_changes(rows_of(summary.get("tax_changes"))),
-        reward_model=figures.reward_model(summary.get("reward_model")),
-        score=figures.scores(rows_of(summary.get("score")), rows_of(summary.get("gold"))),
-        samples=_samples(summary.get("samples")),
-        cost_plots=_cost_plots(rows_of(summary.get("costs"))),
-        costs=_cost_table(rows_of(summary.get("costs"))),
-        lineage=_within(run_dir, rows_of(summary.get("lineage")), "inputs"),
-        command=summary.get("command"),
-        config=_read_text(run_dir / "config.toml", problems),
-        env=_environment(run_dir, problems),
+    found = _read_json(path / "summary.json", problems)
+    return Run(
+        path,
+        found if isinstance(found, dict) else {},
+        rows_of(_read_json(path / "claims.json", problems)),
+        _read_evaluations(path, problems),
+        _environment(path, problems),
+        problems,
+    )
+
+
+def write_report(run_dir: Path, out: Path, *, png: bool = True) -> Path:
+    """``out``, after writing the page of ``run_dir`` to it; the directory may be incomplete.
+
+    Tables of the paper's figures are written beside it, and with ``png`` pictures.
+    """
+    run = read_run(run_dir)
+    if png:
+        require_pillow()
+    drawn = paper_figures(run.summary, run.evaluations)
+    page = template(TEMPLATE).render(
+        **_shown(run),
+        problems=run.problems,
+        paper_figures={figure.number: marked(figure, run_dir) for figure in drawn},
+        folder=f"{FIGURES_DIR}/",
+        png=png,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
+    write_figures(drawn, out.parent / FIGURES_DIR, png=png)
     with replacing(out) as partial:
         partial.write_text(page, encoding="utf-8")
     return out
 
 
-def _template() -> Any:
+def _shown(run: Run) -> dict[str, Any]:
+    """What the template shows beside the paper's figures; the run's problems are added to."""
+    run_dir, summary, claims = run.path, run.summary, run.claims
+    stages = _read_stages(run_dir / "stages", run.problems)
+    found = [summary, *run.results("preference")]
+    metadata = next((one["metadata"] for one in found if one.get("metadata")), [])
+    return {
+        "name": run_dir.resolve().name,
+        "claims": claims,
+        "claim_counts": (sum(bool(claim.get("holds")) for claim in claims), len(claims)),
+        "world": summary.get("world"),
+        "seed": finite(summary.get("seed")),
+        "models": _within(run_dir, rows_of(summary.get("models")), "path"),
+        "strengths": figures.strengths({"summary.json": summary, **run.evaluations}),
+        "metadata": _metadata_table(rows_of(metadata)),
+        "behaviour": figures.behaviour(summary),
+        "kl": _kl_plots(stages),
+        "curves": _curve_plots(stages),
+        "tax_figures": figures.tax_changes(rows_of(summary.get("tax_changes"))),
+        "tax_changes": _whole_changes(rows_of(summary.get("tax_changes"))),
+        "reward_model": figures.reward_model(summary.get("reward_model")),
+        "score": figures.scores(rows_of(summary.get("score")), rows_of(summary.get("gold"))),
+        "samples": _samples(summary.get("samples")),
+        "cost_plots": _cost_plots(rows_of(summary.get("costs"))),
+        "costs": _cost_table(rows_of(summary.get("costs"))),
+        "lineage": _within(run_dir, rows_of(summary.get("lineage")), "inputs"),
+        "command": summary.get("command"),
+        "config": _read_text(run_dir / "config.toml", run.problems),
+        "env": run.env,
+    }
+
+
+def _read_evaluations(run_dir: Path, problems: list[str]) -> dict[str, Row]:
+    """The results of heed eval in a run, by their places in it."""
+    paths = [*sorted(run_dir.glob("eval/*.json")), *sorted(run_dir.glob("stages/*/eval/*.json"))]
+    found = {path.relative_to(run_dir).as_posix(): _read_json(path, problems) for path in paths}
+    return {place: one for place, one in found.items() if isinstance(one, dict)}
+
+
+def marked(figure: PaperFigure, run_dir: Path) -> PaperFigure:
+    """The figure with its plots as HTML, and with RUN for the run's directory in its command."""
+    command = figure.command
+    for path in (run_dir.resolve(), run_dir):
+        if path.name:  # the whole word: "demo" is not meant in recipes/demo.toml
+            whole = rf"(?<![\w./-]){re.escape(str(path))}(?![\w.-])"
+            command = re.sub(whole, RUN, command)
+    return replace(figure, plots=figures.safe(figure.plots), command=command)
+
+
+def write_figures(drawn: Sequence[PaperFigure], folder: Path, *, png: bool) -> None:
+    """Writes the table and picture of every figure; those of figures without numbers go."""
+    for figure in drawn:
+        table, picture = (folder / f"{figure.name}.{ending}" for ending in ("csv", "png"))
+        for old in (table, picture):
+            old.unlink(missing_ok=True)
+        if not figure.plots:
+            continue
+        folder.mkdir(exist_ok=True)
+        heads = list(dict.fromkeys(key for row in figure.rows for key in row))
+        with replacing(table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.DictWriter(file, heads)
+            rows.writeheader()
+            rows.writerows(figure.rows)
+        if png:
+            title = f"Figure {figure.number}: {figure.title}" if figure.number else figure.title
+            with replacing(picture) as partial:
+                write_png(partial, title, figure.plots)
+
+
+def template(name: str) -> Any:
+    """A page of heedful to be filled in."""
     try:
         from jinja2 import Environment, FileSystemLoader
     except ImportError as error:
@@ -158,7 +247,7 @@ def _template() -> Any:
         "percent": _filter(percent_text),
         "count": _filter("{:,.0f}".format),
     }
-    return environment.get_template(TEMPLATE)
+    return environment.get_template(name)
 
 
 def _read_text(path: Path, problems: list[str]) -> str | None:

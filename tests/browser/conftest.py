@@ -362,14 +362,16 @@ def picture() -> Callable[..., None]:
     """Keeps a picture of a page for the guide, if pictures are asked for."""
     folder = os.environ.get("HEEDFUL_SCREENSHOTS")
 
-    def take(page: Page, name: str, **how: Any) -> None:
+    def take(page: Page, name: str, colours: int = 64, **how: Any) -> None:
         if not folder:
             return
         from PIL import Image
 
         image = Image.open(io.BytesIO(page.screenshot(**how))).convert("RGB")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        few = image.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        # Rare colours, such as those of curves, are kept by the second way alone.
+        way = Image.Quantize.MEDIANCUT if colours == 64 else Image.Quantize.MAXCOVERAGE
+        few = image.quantize(colours, method=way, dither=Image.Dither.NONE)
         few.save(Path(folder) / f"{name}.png", optimize=True)
 
     return take

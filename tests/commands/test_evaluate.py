@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from heedful.commands.evaluate import clusters_of, loss_gap, method_of, samples
+from heedful.commands.evaluate import clusters_of, loss_gap, samples
+from heedful.commands.sizes import method_of
 from heedful.errors import EvaluationError
 from heedful.evaluation.reward_model import Scored
 

@@ -120,6 +120,7 @@ def test_a_model_judges_and_what_failed_is_told(
     assert found["win_rates"][0]["prompts"] == 5
     assert found["length_controlled"][0]["characters_longer"] == pytest.approx(8 * 10 / 9)
     assert found["judges"] == ["judge judge-1"]
+    assert found["command"].startswith("heed eval preference --run_dir=")
 
 
 def test_people_judge_through_the_labeling_service(samples, tmp_path, capsys):

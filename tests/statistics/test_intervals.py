@@ -13,6 +13,7 @@ from heedful.statistics.intervals import (
     bootstrap,
     bootstrap_all,
     cluster_draws,
+    difference_of_independent,
     mean_interval,
     paired_difference,
     ratio,
@@ -279,6 +280,19 @@ def test_mean_interval_matches_scipy():
     assert found.value == 5.75
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
     assert math.isnan(mean_interval([6.0]).low)
+
+
+def test_the_difference_of_what_was_measured_apart():
+    # Newcombe 1998, method 10: 56 of 70 against 48 of 80 differ by 0.0524 to 0.3339 around 0.2
+    pairs = ((56, 70), (48, 80))
+    a, b = (
+        Interval(won / n, *stats.binomtest(won, n).proportion_ci(method="wilson"))
+        for won, n in pairs
+    )
+    found = difference_of_independent(a, b)
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert math.isnan(difference_of_independent(a, Interval(0.5, math.nan, math.nan)).low)
 
 
 def test_errors_say_what_was_wrong():

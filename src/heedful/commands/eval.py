@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heedful.commands.again import command_of
 from heedful.commands.train import begin
 from heedful.config import EvalConfig
 from heedful.errors import ConfigError, DataError
@@ -307,6 +308,7 @@ def _write_summary(
         left_out[task] = left_out.get(task, {}) | by_model
     summary = {
         "suite": job.suite.name,
+        "command": command_of("eval", config),
         "made_with": made_with or _made_with(config, job),
         "models": before.get("models", {}) | marks,
         "scored_by": before.get("scored_by", {}) | _scored_by(job, scorers),

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from heedful.commands.claim_notes import notes
-from heedful.commands.measured import Measured, Rows, clusters_of, lineage_of
+from heedful.commands.measured import Measured, Rows, clusters_of
 from heedful.commands.miniature import COMPARISONS_FILE
+from heedful.commands.preference import equal_length_row, lengths_of
 from heedful.commands.report import SUMMARY_FILE
+from heedful.commands.sizes import num_parameters, win_rates_by_size
 from heedful.commands.train import begin
 from heedful.config import EvaluateConfig
 from heedful.errors import EvaluationError
 from heedful.evaluation import claims as rules
 from heedful.evaluation.bradley_terry import bradley_terry
+from heedful.evaluation.length_control import length_controlled
 from heedful.evaluation.preference import (
-    WinRate,
     agreement,
     likert,
     metadata_rates,
@@ -150,11 +152,6 @@ def loss_gap(shuffled: Sequence[Scored], grouped: Sequence[Scored], seed: int) -
     return bootstrap(gaps, [row.prompt_id for row in grouped], seed=seed)
 
 
-def num_parameters(path: str) -> int:
-    """Parameters of a published model, by its lineage."""
-    return int(lineage_of(path)["parameters"])
-
-
 def _summary(
     config: EvaluateConfig, judgements: Sequence[Judgement], m: Measured
 ) -> dict[str, Any]:
@@ -178,7 +175,10 @@ def _summary(
             {"model": r.model, "baseline": r.baseline, "cohort": r.cohort, **r.interval.to_row()}
             for r in rates
         ],
-        "by_size": _by_size(config, rates),
+        "length_controlled": _at_equal_length(config, judgements, names),
+        "by_size": win_rates_by_size(
+            config.models, [rate for rate in rates if rate.cohort == "train"], BASELINE
+        ),
         "likert": [
             {"model": name, "n": found.num_answers, **found.interval.to_row()}
             for name, found in likert(judgements, seed=config.seed).items()
@@ -224,37 +224,17 @@ def _summary(
     }
 
 
-def _by_size(config: EvaluateConfig, rates: Sequence[WinRate]) -> Rows:
-    """Training labelers' win rates of the models whose size and method are known (Figure 1).
-
-    The baseline stands at one half by definition.
-    """
-    found = {rate.model: rate.interval.to_row() for rate in rates if rate.cohort == "train"}
-    found[BASELINE] = {"value": 0.5, "low": None, "high": None}
-    return [
-        {
-            "model": name,
-            "method": method,
-            "parameters": num_parameters(path),
-            "baseline": BASELINE,
-            **found[name],
-        }
-        for name, path in config.models.items()
-        if name in found and (method := method_of(path)) is not None
+def _at_equal_length(
+    config: EvaluateConfig, judgements: Sequence[Judgement], names: Sequence[str]
+) -> Rows:
+    """Training labelers' win rates when longer answers get no credit."""
+    lengths = lengths_of(config.samples)
+    found = [
+        length_controlled(judgements, lengths, name, BASELINE, cohort="train", seed=config.seed)
+        for name in names
+        if name != BASELINE
     ]
-
-
-def method_of(path: str) -> str | None:
-    """What made a policy, by its lineage: base, SFT, PPO or PPO-ptx.
-
-    None for reward models, and for the models that PPO starts from.
-    """
-    lineage = lineage_of(path)
-    if lineage["step"] == "ppo":
-        return "PPO-ptx" if lineage["config"]["ppo"]["ptx_coef"] > 0 else "PPO"
-    if lineage["step"] == "sft" and lineage["config"]["pretraining_mix"] > 0:
-        return None
-    return {"pretrain": "base", "sft": "SFT"}.get(lineage["step"])
+    return [{**equal_length_row(one), "cohort": "train"} for one in found]
 
 
 def _tax(m: Measured) -> Rows:

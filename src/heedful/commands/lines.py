@@ -35,6 +35,7 @@ WRITES = {
     "judge": ("what was judged", ""),
     "preference": ("the win rates", "eval/preference.json"),
     "tax": ("the changes", "tax.json"),
+    "compare": ("the page", "comparison.html"),
     "evaluate": ("the claims", "claims.json"),
     "measure": ("the measures", "measures.json"),
     "summarize": ("the summary", "summary.json"),

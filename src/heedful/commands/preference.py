@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from heedful.commands.again import command_of
 from heedful.commands.progress import file_progress
 from heedful.config import PreferenceConfig
 from heedful.data.formats import read_comparisons, read_completions, read_prompts
@@ -35,7 +36,7 @@ def run_preference(config: PreferenceConfig, resume: bool = False) -> None:
     run_dir = Path(config.run_dir)
     progress = file_progress(run_dir)
     judgements = read_judgements(config)
-    lengths = None if config.samples is None else _lengths(config.samples)
+    lengths = None if config.samples is None else lengths_of(config.samples)
     progress(1, 3)
     found = preferences(config, judgements, lengths)
     progress(2, 3)
@@ -90,7 +91,7 @@ def _read(path: str) -> Iterator[Judgement]:
         yield row
 
 
-def _lengths(path: str) -> Lengths:
+def lengths_of(path: str) -> Lengths:
     """Mean characters of each model's answers to each prompt."""
     texts: dict[tuple[str, str], list[int]] = {}
     for prompt, completions in read_completions(path):
@@ -121,6 +122,7 @@ def preferences(
     strengths = fit(judgements, **drawn)
     found: dict[str, Any] = {
         "baseline": baseline,
+        "command": command_of("eval preference", config),
         "made_from": config.model_dump(exclude={"run_dir"}),
         "judges": sorted({one.labeler for one in judgements}),
         "win_rates": [_rate(rate) for rate in rates],
@@ -144,9 +146,13 @@ def preferences(
     }
     if lengths is not None:
         found["length_controlled"] = [
-            _equal_length(length_controlled(judgements, lengths, name, baseline, **drawn))
+            equal_length_row(length_controlled(judgements, lengths, name, baseline, **drawn))
             for name in others
         ]
+    if config.models:
+        from heedful.commands.sizes import win_rates_by_size  # reads lineages: needs torch
+
+        found["by_size"] = win_rates_by_size(config.models, rates, baseline)
     if config.distributions:
         sources = {
             prompt.id: name
@@ -184,7 +190,8 @@ def _implied(strengths: Strengths) -> list[dict[str, Any]]:
     ]
 
 
-def _equal_length(found: EqualLength) -> dict[str, Any]:
+def equal_length_row(found: EqualLength) -> dict[str, Any]:
+    """The JSON form of a win rate at equal length."""
     return {
         "model": found.model,
         "baseline": found.baseline,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from heedful.metrics import METRICS_FILE, read_metrics, replacing
 from heedful.report import write_report
 
 SUMMARY_FILE = "summary.json"
+# As heedful.training.checkpoint writes it, which needs torch: a report does not.
+LINEAGE_FILE = "heedful.json"
 # Phases that are logged by themselves and within another (docs/metrics.md).
 PARTS = {
     *("data", "forward", "backward", "optimizer"),  # of an update
@@ -30,13 +33,13 @@ def run_report(config: ReportConfig, resume: bool = False) -> None:
     progress = file_progress(Path(config.run_dir))
     file = run / SUMMARY_FILE
     summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    summary |= {"costs": stage_costs(run), "lineage": lineage(run)}
+    summary |= {"costs": stage_costs(run), "lineage": lineage(run), "policies": policies(summary)}
     started = run / RUN_FILE
     if started.is_file():
         summary["command"] = json.loads(started.read_text(encoding="utf-8"))["command"]
     with replacing(file) as partial:
         partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    write_report(run, run / config.out)
+    write_report(run, run / config.out, png=config.png)
     progress(1, 1)
 
 
@@ -58,6 +61,22 @@ def stage_costs(run: Path) -> list[dict[str, Any]]:
     return costs
 
 
+def policies(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The coefficients that the models of a summary were trained with, of those that PPO made."""
+    rows = []
+    for row in summary.get("models", []):
+        file = Path(row["path"]) / LINEAGE_FILE
+        if not file.is_file():
+            continue
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["step"] == "ppo":
+            settings = found["config"]["ppo"]
+            coefficients = {key: settings[key] for key in ("kl_coef", "ptx_coef")}
+            size = {"model": row["name"], "parameters": row.get("parameters")}
+            rows.append(size | coefficients)
+    return rows
+
+
 def _total(rows: list[dict[str, Any]], rate: str) -> float | None:
     """The sum over steps of a rate times the step's seconds, or None where it was not logged."""
     parts = [
@@ -77,7 +96,7 @@ def _is_phase(key: str) -> bool:
 def lineage(run: Path) -> list[dict[str, Any]]:
     """Every published model with its parents and the hash of its weights."""
     rows = []
-    for path in sorted((run / "stages").glob("*/model/heedful.json")):
+    for path in sorted((run / "stages").glob(f"*/model/{LINEAGE_FILE}")):
         values = json.loads(path.read_text(encoding="utf-8"))
         parents = [parent["path"] for parent in values["parents"].values()]
         rows.append(

@@ -61,7 +61,12 @@ COMMANDS = {
     "summarize": Command(
         "summarize", "run_summarize", "SummarizeConfig", "figures of a loop on real data"
     ),
-    "report": Command("report", "run_report", "ReportConfig", "one HTML page for a run"),
+    "report": Command(
+        "report", "run_report", "ReportConfig", "one HTML page for a run, or for several"
+    ),
+    "compare": Command(
+        "compare", "run_compare", "CompareConfig", "several runs on a page (heed report RUN RUN)"
+    ),
 }
 
 

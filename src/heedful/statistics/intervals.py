@@ -175,6 +175,19 @@ def row_weights(
     return _weights(numbers, num_samples, seed)
 
 
+def difference_of_independent(a: Interval, b: Interval) -> Interval:
+    """``a - b`` of two values that were measured apart, from their intervals alone.
+
+    Each bound of the difference lies as far off as the two bounds that make it so, by Pythagoras
+    (Zou and Donner 2008, MOVER; for two proportions Newcombe 1998). Too wide where both rest on the
+    same prompts or people: then draw them together (``paired_difference``).
+    """
+    value = a.value - b.value
+    below = math.hypot(a.value - a.low, b.high - b.value)
+    above = math.hypot(a.high - a.value, b.value - b.low)
+    return Interval(value, value - below, value + above)
+
+
 def ratio(means: Floats) -> Floats:
     """A statistic: the first column's mean over the second's."""
     return means[:, 0] / means[:, 1]
