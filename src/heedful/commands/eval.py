@@ -15,6 +15,7 @@ from heedful.config import EvalConfig
 from heedful.errors import ConfigError, DataError
 from heedful.evaluation.answering import Request, answers, context_of, encode_items, num_tokens
 from heedful.evaluation.items import Item, MissingData, Row, Task, chosen, locate
+from heedful.evaluation.room import Room
 from heedful.evaluation.suite import (
     SUITES,
     Graders,
@@ -36,7 +37,7 @@ from heedful.training.loop import make_generator
 
 EVAL_DIR = "eval"
 # Items asked at a time: so much is lost to a kill at most.
-ITEMS_PER_CALL = 256
+ITEMS_PER_CALL = 512
 # Settings that decide what a model is asked: rows of other values do not stand in one file.
 ASKED_WITH = ("shots", "template", "temperature", "seed")
 # What scores the rows of a task, where it is not a rule.
@@ -136,6 +137,7 @@ def _ask_all(
             continue
         tokenizer = load_tokenizer(path)
         model = load_language_model(path, pick_dtype(config.compute.dtype))
+        room = Room(config.compute.tokens_per_microbatch)
         for job in jobs:
             known = {key_of(row) for row in job.rows}
             for task in job.tasks:
@@ -151,7 +153,7 @@ def _ask_all(
                             tokenizer,
                             [items[i] for i in part],
                             [requests[i] for i in part],
-                            max_tokens=config.compute.tokens_per_microbatch,
+                            room=room,
                             temperature=config.temperature,
                             generator=make_generator(config.seed, f"eval/{task.name}", start),
                         )
