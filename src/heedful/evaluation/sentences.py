@@ -133,18 +133,31 @@ def wsc_items(paths: Sequence[Path], shots: int) -> Iterator[Item]:
 def _superglue_wsc(path: Path) -> Iterator[Example]:
     """A candidate for each row; one that is wrong does not say what is right, and is no shot."""
     for where, row in read_lines(path):
-        words = need(row, "text", where).split()
         target, right = need(row, "target", where), need(row, "label", where)
-        noun = need(target, "span1_text", where)
+        noun, bare = need(target, "span1_text", where), need(target, "span2_text", where)
         start = need(target, "span2_index", where)
-        pronoun = words[start] if start < len(words) else ""
-        bare = need(target, "span2_text", where)
-        if not pronoun.startswith(bare):
-            raise DataError(f"{where}: word {start} is {pronoun!r}, the pronoun is {bare!r}")
-        words[start] = pronoun.replace(bare, f"*{bare}*", 1)
+        text = mark_pronoun(need(row, "text", where), start, bare, where)
         facts = {"candidates": {noun: bool(right)}}
         name = str(need(row, "idx", where))
-        yield _pronoun(name, " ".join(words), bare, noun if right else "", facts)
+        yield Example(name, text, pronoun_text(text, bare), noun if right else "", facts)
+
+
+def mark_pronoun(text: str, place: int, bare: str, where: str) -> str:
+    """A passage with its word number ``place``, the pronoun, between stars."""
+    words = text.split()
+    found = words[place] if place < len(words) else ""
+    if not found.startswith(bare):
+        raise DataError(f"{where}: word {place} is {found!r}, the pronoun is {bare!r}")
+    words[place] = found.replace(bare, f"*{bare}*", 1)
+    return " ".join(words)
+
+
+def pronoun_text(text: str, bare: str) -> str:
+    """A passage and the question whom its pronoun means."""
+    return (
+        f"Passage: {text}\nQuestion: In the passage above, what does the pronoun "
+        f'"*{bare}*" refer to?\nAnswer:'
+    )
 
 
 def _collection(path: Path) -> Iterator[Example]:
@@ -167,8 +180,8 @@ def _collection(path: Path) -> Iterator[Example]:
         right = nouns["AB".index(letter)]
         facts = {"candidates": {noun: noun == right for noun in nouns}}
         # passages come in twins that differ in a word
-        example = _pronoun(str(number), text, bare, right, facts)
-        yield example._replace(cluster=" / ".join(sorted(noun.lower() for noun in nouns)))
+        cluster = " / ".join(sorted(noun.lower() for noun in nouns))
+        yield Example(str(number), cluster, pronoun_text(text, bare), right, facts)
 
 
 def _words_of(schema: ElementTree.Element, path: str, where: str) -> str:
@@ -176,14 +189,6 @@ def _words_of(schema: ElementTree.Element, path: str, where: str) -> str:
     if text is None:
         raise DataError(f"{where}: {path} is missing: get the file again")
     return " ".join(text.split())
-
-
-def _pronoun(name: str, text: str, bare: str, answer: str, facts: dict[str, Any]) -> Example:
-    asked = (
-        f"Passage: {text}\nQuestion: In the passage above, what does the pronoun "
-        f'"*{bare}*" refer to?\nAnswer:'
-    )
-    return Example(name, text, asked, answer, facts)
 
 
 def wsc_scores(rows: Sequence[Row], graders: Any) -> list[Scores]:
