@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from heedful.errors import ConfigError, DataError, MissingExtraError
+from heedful.errors import ConfigError, DataError, EvaluationError, MissingExtraError
 from heedful.evaluation.items import Metric, Row, Scores, Task
 from heedful.evaluation.room import Room, out_of_memory
 from heedful.evaluation.scorers import BLEU_COLUMNS, bleu, bleu_counts
@@ -47,6 +47,7 @@ def _id(asked: Asked, task: str, number: int) -> str:
 def require_harness() -> Any:
     """The harness; MissingExtraError where it is not installed."""
     try:
+        import datasets
         import lm_eval
     except ImportError as error:
         raise MissingExtraError(
@@ -54,6 +55,7 @@ def require_harness() -> Any:
         ) from error
     # what it would say of replaced task files and of cut prompts is said by heed eval
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
     return lm_eval
 
 
@@ -197,6 +199,8 @@ def ask(
                 raise
             room.halve_rows(error, room.rows)
             model.batch_size_per_gpu = room.rows
+        except AssertionError as error:  # how the harness refuses what a model cannot do
+            raise EvaluationError(f"{asked.name}: lm-evaluation-harness says: {error}") from error
     return rows_of(results, asked, seed, model)
 
 
