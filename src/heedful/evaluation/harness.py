@@ -71,7 +71,10 @@ def task_manager(data: Path, task_files: Path | None, scratch: Path) -> Any:
     own = [OWN_TASKS, *([task_files] if task_files else [])]
     manager = TaskManager(include_path=own)
     local = write_local_tasks(manager.task_index, data, scratch)
-    return TaskManager(include_path=[*own, scratch]) if local else manager
+    if local:  # a whole index takes seconds
+        read = TaskManager(include_path=scratch, include_defaults=False).task_index
+        manager.task_index.update({name: read[name] for name in local})
+    return manager
 
 
 def write_local_tasks(index: Mapping[str, Any], data: Path, scratch: Path) -> list[str]:
