@@ -13,6 +13,7 @@ import workload
 
 from heedful.evaluation.answering import choice_logprobs, encode_items
 from heedful.evaluation.items import Item, chosen, locate
+from heedful.evaluation.room import Room
 from heedful.evaluation.suite import Graders, find_suites, find_tasks, make_row, score_rows
 from heedful.memory import tune_allocator
 from heedful.models.language_model import load_language_model, load_tokenizer
@@ -97,12 +98,12 @@ def score(task: dict[str, Any], items: dict[str, list[Item]]) -> None:
     tune_matmul()
     path = Path(task["out"]) / "model"
     tokenizer, model = load_tokenizer(path), load_language_model(path)
-    choice_logprobs(model, encode_items(items["winogender"][:4], tokenizer, None), MAX_TOKENS)
+    choice_logprobs(model, encode_items(items["winogender"][:4], tokenizer, None), Room(MAX_TOKENS))
     logprobs, rows = {}, {}
     seconds = cpu_s = 0.0
     for name, part in items.items():
         start, cpu_start = time.perf_counter(), time.process_time()
-        found = choice_logprobs(model, encode_items(part, tokenizer, None), MAX_TOKENS)
+        found = choice_logprobs(model, encode_items(part, tokenizer, None), Room(MAX_TOKENS))
         seconds += time.perf_counter() - start
         cpu_s += time.process_time() - cpu_start
         for item, values in zip(part, found, strict=True):

@@ -148,7 +148,13 @@ class EvalConfig(Section):
     suites: Texts = ("all",)
     """truthfulness, toxicity, bias, nlp or all."""
     tasks: Texts = ()
-    """Only these tasks of the suites; empty takes all."""
+    """Only these tasks of the suites; empty takes all. "lm_eval:NAME" is a task, group or tag of
+    lm-evaluation-harness, part of the suite nlp (extra harness)."""
+    task_files: Folder | None = None
+    """Directory of further task files for lm-evaluation-harness."""
+    run_code: bool = False
+    """Let tasks of lm-evaluation-harness run the code that a model writes (HumanEval). It runs on
+    this machine with your rights: use a machine that may be lost."""
     models: dict[str, LanguageModel] = Field(default={})
     """Model directories by name; differences are to the first."""
     data: Folder
@@ -156,7 +162,8 @@ class EvalConfig(Section):
     limit: Positive | None = None
     """Items per task, chosen by a hash of their ids; else all (5,000 prompts for toxicity)."""
     shots: Annotated[int, Field(ge=0)] = 0
-    """Examples before each item, where a task takes them (paper appendix D: 2 to 15, by task)."""
+    """Examples before each item, where a task takes them (paper appendix D: 2 to 15, by task). For
+    tasks of lm-evaluation-harness 0 leaves their number to the task."""
     template: Literal["raw", "model"] = "raw"
     """Prompts as they are (paper appendix D), or in the template that a model was trained with."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.0

@@ -8,6 +8,7 @@ import pytest
 
 from heedful.cli import _eval_words, main
 from heedful.commands.eval import forget, run_eval
+from heedful.commands.harness import split_names
 from heedful.config import EvalConfig, load_config
 from heedful.errors import ConfigError, DataError
 from heedful.training.checkpoint import publish
@@ -188,3 +189,10 @@ def test_the_command_from_a_terminal(place, tmp_path, capsys):
     assert "entropy (bits)" in capsys.readouterr().out
     assert main([*words[:1], "bais", *words[2:]]) == 2
     assert "did you mean 'bias'" in capsys.readouterr().err
+
+
+def test_tasks_of_the_harness_are_told_by_their_prefix(place, tmp_path):
+    names = ["crows_pairs, lm_eval:arc_easy", "bbq"]
+    assert split_names(names) == (["crows_pairs", "bbq"], ["lm_eval:arc_easy"])
+    with pytest.raises(ConfigError, match="lm_eval:arc_easy belongs to the suite nlp: heed eval"):
+        run_eval(settings(place, tmp_path, tasks=["lm_eval:arc_easy"]))

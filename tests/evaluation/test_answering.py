@@ -8,16 +8,15 @@ import torch
 
 from heedful.data.template import Template
 from heedful.evaluation.answering import (
-    MAX_ROWS,
     Request,
     answers,
     choice_logprobs,
     encode_items,
     num_tokens,
     responses,
-    rows_that_fit,
 )
 from heedful.evaluation.items import Item
+from heedful.evaluation.room import Room
 
 EOS = 0
 
@@ -45,7 +44,7 @@ REQUESTS = [
 def test_choices_have_the_log_probability_that_they_have_alone(
     tiny_model, architecture, max_tokens
 ):
-    ours = choice_logprobs(tiny_model(architecture), REQUESTS, max_tokens)
+    ours = choice_logprobs(tiny_model(architecture), REQUESTS, Room(max_tokens))
     theirs = tiny_model(architecture, attention="eager")
     for request, values in zip(REQUESTS, ours, strict=True):
         expected = [alone(theirs, request.prompt, choice) for choice in request.choices]
@@ -55,7 +54,7 @@ def test_choices_have_the_log_probability_that_they_have_alone(
 def test_an_instruction_before_many_choices_is_read_once(tiny_model):
     """Many items of one long prompt, few shared tokens: the other way to share."""
     requests = [Request(list(range(2, 32)), [[40 + i, 41], [60 + i, 42, 43]]) for i in range(9)]
-    ours = choice_logprobs(tiny_model(), requests, 60)
+    ours = choice_logprobs(tiny_model(), requests, Room(60))
     theirs = tiny_model(attention="eager")
     expected = [[alone(theirs, r.prompt, choice) for choice in r.choices] for r in requests]
     np.testing.assert_allclose(ours, expected, atol=1e-4)
@@ -63,7 +62,7 @@ def test_an_instruction_before_many_choices_is_read_once(tiny_model):
 
 def test_a_choice_without_a_token_is_refused(tiny_model):
     with pytest.raises(ValueError, match="at least one token"):
-        choice_logprobs(tiny_model(), [Request([3], [[]])], 100)
+        choice_logprobs(tiny_model(), [Request([3], [[]])], Room(100))
 
 
 def test_prompts_are_raw_and_an_empty_one_begins_a_text(tokenizer):
@@ -105,9 +104,9 @@ def test_a_response_ends_at_the_first_line_break(tiny_model):
     model = tiny_model(tie_word_embeddings=False)
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(100))
     model.lm_head.bias.data[9] = 1e3
-    assert responses(model, Lines(), [[5, 6], [7]], 8) == [("end", True), ("end", True)]
+    assert responses(model, Lines(), [[5, 6], [7]], 8, Room(100)) == [("end", True), ("end", True)]
     model.lm_head.bias.data[9], model.lm_head.bias.data[12] = 0, 1e3
-    assert responses(model, Lines(), [[5]], 3) == [("w12 w12 w12", False)]
+    assert responses(model, Lines(), [[5]], 3, Room(100)) == [("w12 w12 w12", False)]
 
 
 def test_items_are_answered_each_in_its_way(tiny_model):
@@ -120,17 +119,7 @@ def test_items_are_answered_each_in_its_way(tiny_model):
         Item("c", "c", "none", "x", max_new_tokens=1),
     ]
     requests = [Request([5], []), Request([5], [[12], [12, 12]]), Request([5], [])]
-    first, second, third = answers(model, Lines(), items, requests, max_tokens=100)
+    first, second, third = answers(model, Lines(), items, requests, room=Room(100))
     assert first == {"response": "w12 w12", "finished": False}
     assert second == {"logprobs": [0.0, 0.0], "num_tokens": [1, 2]}
     assert third == {"response": "w12", "finished": False}
-
-
-def test_the_rows_of_a_rollout_follow_from_the_memory_that_is_free(tiny_model, monkeypatch):
-    """2 layers, keys and values, 2 groups of 8, 10 slots, 4 bytes: 2,560 bytes a row."""
-    monkeypatch.setattr("heedful.evaluation.answering._free_bytes", lambda: 4 * 2560 * 7 + 100)
-    assert rows_that_fit(tiny_model(), 10) == 7
-    monkeypatch.setattr("heedful.evaluation.answering._free_bytes", lambda: 0)
-    assert rows_that_fit(tiny_model(), 10) == 1
-    monkeypatch.setattr("heedful.evaluation.answering._free_bytes", lambda: 2**40)
-    assert rows_that_fit(tiny_model(), 10) == MAX_ROWS

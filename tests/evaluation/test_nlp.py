@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from heedful.errors import DataError
+from heedful.evaluation.items import chosen, locate
 from heedful.evaluation.nlp import (
-    choice_scores,
+    NLP_TASKS,
     cnn_dm_items,
-    drop_items,
-    drop_scores,
-    drop_spans,
     fr_en_items,
-    hellaswag_items,
     summary_scores,
     translation_scores,
 )
@@ -45,79 +40,6 @@ def test_rouge_l_is_that_of_rouge_score():
     assert summary_scores(rows, None) == [{"rouge_l": expected.fmeasure}]
 
 
-DROP = {
-    "nfl_1": {
-        "passage": "Two goals and then three.",
-        "qa_pairs": [
-            {
-                "query_id": "a",
-                "question": "How many?",
-                "answer": {"number": "5", "date": {}, "spans": []},
-                "validated_answers": [{"number": "", "date": {}, "spans": ["five goals"]}],
-            },
-            {
-                "query_id": "b",
-                "question": "When?",
-                "answer": {
-                    "number": "",
-                    "date": {"day": "", "month": "May", "year": "1990"},
-                    "spans": [],
-                },
-            },
-        ],
-    },
-    "history_2": {
-        "passage": "Ann and Bo came.",
-        "qa_pairs": [
-            {
-                "query_id": "c",
-                "question": "Who?",
-                "answer": {"number": "", "date": {}, "spans": ["Ann", "Bo"]},
-            }
-        ],
-    },
-}
-
-
-def test_drop_items_have_every_reference(tmp_path):
-    path = tmp_path / "drop.json"
-    path.write_text(json.dumps(DROP))
-    items = {item.id: item for item in drop_items([path], 0)}
-    assert items["a"].facts["references"] == [["5"], ["five goals"]]
-    assert items["b"].facts["references"] == [["May 1990"]]
-    assert items["c"].facts["references"] == [["Ann", "Bo"]]
-    assert items["a"].prompt.endswith(
-        "\n\nPassage: Two goals and then three.\nQuestion: How many?\nAnswer:"
-    )
-    rows = [{"response": "five", "facts": items["a"].facts}]
-    assert drop_scores(rows, None) == [{"f1": 67.0, "exact": 0.0}]
-    assert drop_spans({"number": "", "spans": [], "date": {}}) == []
-
-
-def test_shots_are_of_other_texts_and_are_not_asked(tmp_path):
-    path = tmp_path / "drop.json"
-    path.write_text(json.dumps(DROP))
-    items = list(drop_items([path], 1))
-    ids = {item.id for item in items}
-    assert ids in ({"a", "b"}, {"c"})
-    shown = "Ann and Bo came." if ids == {"a", "b"} else "Two goals and then three."
-    assert all(item.prompt.count("Passage: ") == 2 for item in items)
-    assert all(f"Passage: {shown}" in item.prompt for item in items)
-    with pytest.raises(DataError, match="3 shots are asked for; the data has texts for 2"):
-        list(drop_items([path], 3))
-
-
-def test_hellaswag_is_by_the_average_per_token(tmp_path):
-    path = tmp_path / "hellaswag.jsonl"
-    row = {"ind": 4, "ctx": "She lifts.", "endings": ["a", "b", "c", "d"], "label": 2}
-    path.write_text(json.dumps(row) + "\n")
-    (item,) = hellaswag_items([path], 0)
-    assert item.prompt.endswith("common-sense reasoning.\n\nShe lifts.")
-    assert item.choices == (" a", " b", " c", " d")
-    said = {"logprobs": [-2.0, -3.0, -4.0, -5.0], "num_tokens": [1, 2, 4, 3], "facts": item.facts}
-    assert choice_scores([said], None) == [{"accuracy": 1.0}]
-
-
 def test_translations_are_line_by_line(tmp_path):
     french, english = tmp_path / "fr", tmp_path / "en"
     french.write_text("Un chat.\nDeux chats.\n")
@@ -128,6 +50,41 @@ def test_translations_are_line_by_line(tmp_path):
     english.write_text("A cat.\n")
     with pytest.raises(DataError, match=r"2 lines, .* 1: line n of both"):
         list(fr_en_items([french, english], 0))
+
+
+SGM = """<srcset setid="newsdiscusstest2015" srclang="any">
+<doc sysid="ref" docid="a" genre="newsdiscuss" origlang="fr">
+<p>
+<seg id="1">%s</seg>
+<seg id="2">%s</seg>
+</p>
+</doc>
+</srcset>
+"""
+
+
+def test_translations_in_the_form_of_wmt(tmp_path):
+    place = tmp_path / "wmt15"
+    place.mkdir()
+    french = place / "newsdiscusstest2015-fren-src.fr.sgm"
+    english = place / "newsdiscusstest2015-fren-ref.en.sgm"
+    french.write_text(SGM % ("Les r\u00e8gles &amp; les lois.", "Il dit\n&quot;oui&quot;."))
+    english.write_text(SGM % ("Rules &amp; laws.", "He says &quot;yes&quot;."))
+    task = next(task for task in NLP_TASKS if task.name == "wmt15_fr_en")
+    items = chosen(task, locate(task, tmp_path), None, 0)
+    assert [item.prompt.rpartition("\n\n")[2] for item in items] == [
+        "French: Les r\u00e8gles & les lois.\nEnglish:",
+        'French: Il dit "oui".\nEnglish:',
+    ]
+    assert [item.facts["reference"] for item in items] == ["Rules & laws.", 'He says "yes".']
+    french.unlink()
+    english.unlink()
+    # as sacrebleu writes the same test set: a line may hold a separator of Unicode
+    (place / "wmt15.fr-en.src").write_text("Un\u2028chat.\r\nDeux chats.\r\n")
+    (place / "wmt15.fr-en.ref").write_text("A cat.\nTwo cats.\n")
+    items = chosen(task, locate(task, tmp_path), None, 0)
+    assert [item.prompt.count("French: ") for item in items] == [1, 1]
+    assert items[0].prompt.endswith("French: Un\u2028chat.\nEnglish:")
 
 
 def test_a_row_without_its_field_is_named(tmp_path):

@@ -87,7 +87,7 @@ def test_bleu_of_counts_by_hand():
 
 def test_a_published_question_without_an_answer(tmp_path):
     """The rows of the SQuAD v2 file: what is wanted of one without an answer is to say so."""
-    from heedful.evaluation.nlp import squad_items, squad_scores
+    from heedful.evaluation.reading import squad_items, squad_scores
 
     text = "The Caprivi has the most rain, about 600 mm a year."
     rows = [

@@ -7,15 +7,19 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from heedful.commands.again import command_of
+from heedful.commands.harness import SUITE, Harness, ask_harness, find_harness, split_names
 from heedful.commands.train import begin
 from heedful.config import EvalConfig
 from heedful.errors import ConfigError, DataError
 from heedful.evaluation.answering import Request, answers, context_of, encode_items, num_tokens
+from heedful.evaluation.harness import tasks_of
 from heedful.evaluation.items import Item, MissingData, Row, Task, chosen, locate
+from heedful.evaluation.room import Room
 from heedful.evaluation.suite import (
     SUITES,
     Graders,
@@ -37,7 +41,7 @@ from heedful.training.loop import make_generator
 
 EVAL_DIR = "eval"
 # Items asked at a time: so much is lost to a kill at most.
-ITEMS_PER_CALL = 256
+ITEMS_PER_CALL = 512
 # Settings that decide what a model is asked: rows of other values do not stand in one file.
 ASKED_WITH = ("shots", "template", "temperature", "seed")
 # What scores the rows of a task, where it is not a rule.
@@ -53,6 +57,7 @@ class Job:
     path: Path
     rows: list[Row]
     left_out: dict[str, dict[str, int]]
+    harness: Harness | None = None
 
     @property
     def tasks(self) -> list[Task]:
@@ -77,11 +82,14 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
             write_results(job.path, job.rows)  # without a line that a kill has cut
             _write_summary(config, job, scorers, [])
         _ask_all(config, jobs, graders, progress)
+        for job in jobs:
+            _ask_harness(config, job, progress)
     if not any(job.rows for job in jobs):
         raise DataError("no item fits the contexts of the models: there is nothing to measure")
     for job in jobs:
         models = list(dict.fromkeys([*config.models, *(row["model"] for row in job.rows)]))
-        found = measures(job.suite.tasks, job.rows, models, seed=config.seed)
+        tasks = [*job.suite.tasks, *tasks_of(job.rows)]
+        found = measures(tasks, job.rows, models, seed=config.seed)
         _write_summary(config, job, scorers, found)
         print(f"\n{job.suite.name}\n{format_table(found)}", flush=True)
     for name, what in scorers.items():
@@ -101,7 +109,12 @@ def _jobs(config: EvalConfig, run_dir: Path) -> list[Job]:
     A task whose file is missing is left out and said; DataError where it was asked for by name, or
     where no task is left.
     """
-    tasks = find_tasks(find_suites(config.suites), config.tasks)
+    suites = find_suites(config.suites)
+    own, theirs = split_names(config.tasks)
+    tasks = find_tasks(suites, own) if own or not theirs else {}
+    harness = find_harness(config, [suite.name for suite in suites], run_dir)
+    if harness is not None:
+        tasks.setdefault(SUITE, [])
     jobs, missing = [], []
     for name, part in tasks.items():
         path = run_dir / EVAL_DIR / f"{name}.jsonl"
@@ -111,8 +124,9 @@ def _jobs(config: EvalConfig, run_dir: Path) -> list[Job]:
                 items[task.name] = [] if config.rescore else _items(task, config, config.shots)
             except MissingData as error:
                 missing.append(str(error))
-        if items:
-            jobs.append(Job(SUITES[name], items, path, read_results(path), {}))
+        extra = harness if name == SUITE else None
+        if items or extra is not None:
+            jobs.append(Job(SUITES[name], items, path, read_results(path), {}, extra))
     if missing and (config.tasks or not jobs):
         raise DataError("\n  ".join(["files are missing:", *missing]))
     for line in missing:
@@ -137,6 +151,7 @@ def _ask_all(
             continue
         tokenizer = load_tokenizer(path)
         model = load_language_model(path, pick_dtype(config.compute.dtype))
+        room = Room(config.compute.tokens_per_microbatch)
         for job in jobs:
             known = {key_of(row) for row in job.rows}
             for task in job.tasks:
@@ -152,7 +167,7 @@ def _ask_all(
                             tokenizer,
                             [items[i] for i in part],
                             [requests[i] for i in part],
-                            max_tokens=config.compute.tokens_per_microbatch,
+                            room=room,
                             temperature=config.temperature,
                             generator=make_generator(config.seed, f"eval/{task.name}", start),
                         )
@@ -163,6 +178,13 @@ def _ask_all(
                         _append(job, score_rows(task, rows, graders))
                     done += len(part)
                     progress(done, total)
+
+
+def _ask_harness(config: EvalConfig, job: Job, progress: Callable[[int, int], None]) -> None:
+    """Asks the harness's tasks of a suite, if any are asked for, and appends their rows."""
+    if job.harness is not None:
+        known = {(row["model"], row["task"], row["id"]) for row in job.rows}
+        ask_harness(config, job.harness, known, partial(_append, job), progress)
 
 
 def _key(item: Item, model: str, task: Task) -> tuple[str, str, str, str]:
@@ -313,6 +335,7 @@ def _write_summary(
         "models": before.get("models", {}) | marks,
         "scored_by": before.get("scored_by", {}) | _scored_by(job, scorers),
         "left_out": left_out,
+        "lm_eval": before.get("lm_eval") if job.harness is None else job.harness.version,
         "measures": [measure.to_row() for measure in found],
     }
     with replacing(file) as partial:

@@ -9,24 +9,20 @@ Legend: T tokens of a packed batch, M scored tokens in it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from heedful.data.template import Template, beginning
 from heedful.evaluation.items import Item, Row
+from heedful.evaluation.room import Room, out_of_memory, rows_that_fit, tokens_that_fit
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states
 from heedful.models.output_head import token_logprobs
 from heedful.rollout.engine import end_tokens, sample
-
-# The cache of a rollout takes at most this share of the memory that is free when it begins.
-CACHE_SHARE = 0.25
-MAX_ROWS = 512
 
 
 class Request(NamedTuple):
@@ -102,14 +98,14 @@ def answers(
     items: Sequence[Item],
     requests: Sequence[Request],
     *,
-    max_tokens: int,
+    room: Room,
     temperature: float = 0.0,
     generator: Any = None,
 ) -> list[Row]:
     """What the model says to each item: ``logprobs`` and ``num_tokens``, or a ``response``."""
     found: list[Row] = [{} for _ in items]
     scored = [i for i, item in enumerate(items) if item.choices]
-    sums = choice_logprobs(model, [requests[i] for i in scored], max_tokens)
+    sums = choice_logprobs(model, [requests[i] for i in scored], room)
     for i, values in zip(scored, sums, strict=True):
         counts = [len(choice) for choice in requests[i].choices]
         found[i] = {"logprobs": [round(value, 6) for value in values], "num_tokens": counts}
@@ -117,17 +113,18 @@ def answers(
         part = [i for i, item in enumerate(items) if not item.choices]
         part = [i for i in part if items[i].max_new_tokens == limit]
         prompts = [requests[i].prompt for i in part]
-        texts = responses(model, tokenizer, prompts, limit, temperature, generator)
+        texts = responses(model, tokenizer, prompts, limit, room, temperature, generator)
         for i, (text, finished) in zip(part, texts, strict=True):
             found[i] = {"response": text, "finished": finished}
     return found
 
 
 @torch.no_grad()
-def choice_logprobs(model: Any, requests: Sequence[Request], max_tokens: int) -> list[list[float]]:
+def choice_logprobs(model: Any, requests: Sequence[Request], room: Room) -> list[list[float]]:
     """The log-probability in nats of every choice of every request, summed over its tokens.
 
-    At most ``max_tokens`` tokens are computed at a time, or one prompt with a choice.
+    As many tokens are computed at a time as ``room`` has and the free memory holds, or one prompt
+    with a choice. Where memory runs out the batch is halved, and ``room`` with it.
     """
     empty = [i for i, request in enumerate(requests) if not all(request.choices)]
     if empty:
@@ -136,19 +133,37 @@ def choice_logprobs(model: Any, requests: Sequence[Request], max_tokens: int) ->
     for request in requests:
         offsets.append(offsets[-1] + len(request.choices))
     totals = torch.zeros(offsets[-1], dtype=torch.float64)
-    batch: list[_Family] = []
-    size = 0
-    families = [part for family in _plan(requests) for part in _split(family, max_tokens)]
-    for family in sorted(families, key=lambda family: -family.cost):
-        if batch and size + family.cost > max_tokens:
+    longest = max((len(r.prompt) + len(c) for r in requests for c in r.choices), default=1)
+    room.tokens = min(room.tokens, tokens_that_fit(model, longest))
+    waiting = _cut(_plan(requests), room.tokens)
+    while waiting:
+        count = _num_fitting(waiting, room.tokens)
+        batch, waiting = waiting[:count], waiting[count:]
+        try:
             _add(model, batch, totals)
-            batch, size = [], 0
-        batch.append(family)
-        size += family.cost
-    if batch:
-        _add(model, batch, totals)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            room.halve_tokens(error, sum(len(family.members) for family in batch))
+            waiting = _cut([*batch, *waiting], room.tokens)
     values = totals.tolist()
     return [values[start:end] for start, end in pairwise(offsets)]
+
+
+def _cut(families: Iterable[_Family], max_tokens: int) -> list[_Family]:
+    """The families in parts that fit, the longest first: those of one batch are much alike."""
+    parts = [part for family in families for part in _split(family, max_tokens)]
+    return sorted(parts, key=lambda family: -family.cost)
+
+
+def _num_fitting(families: Sequence[_Family], max_tokens: int) -> int:
+    """How many of the first families make a batch: one at least."""
+    size = 0
+    for number, family in enumerate(families):
+        size += family.cost
+        if number and size > max_tokens:
+            return number
+    return len(families)
 
 
 def _plan(requests: Sequence[Request]) -> list[_Family]:
@@ -242,50 +257,46 @@ def responses(
     tokenizer: Any,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
+    room: Room,
     temperature: float = 0.0,
     generator: Any = None,
 ) -> list[tuple[str, bool]]:
-    """(text, whether it ended by itself) for every prompt: up to the first line break (App. D)."""
-    longest = max(map(len, prompts)) + max_new_tokens
-    rollout = sample(
-        model,
-        list(prompts),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        eos=(*end_tokens(model, tokenizer.eos_token_id), *_line_breaks(tokenizer)),
-        pad=tokenizer.pad_token_id,
-        generator=generator,
-        max_rows=rows_that_fit(model, longest),
-    )
+    """(text, whether it ended by itself) for every prompt: up to the first line break (App. D).
+
+    As many are written at a time as ``room`` has rows and the free memory holds; where it runs out
+    all are begun again, half as many at a time.
+    """
+    longest = max(map(len, prompts))
+    room.rows = min(room.rows, rows_that_fit(model, longest, max_new_tokens))
+    rollout = None
+    while rollout is None:
+        state = None if generator is None else generator.get_state()
+        try:
+            rollout = sample(
+                model,
+                list(prompts),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                eos=(*end_tokens(model, tokenizer.eos_token_id), *_line_breaks(tokenizer)),
+                pad=tokenizer.pad_token_id,
+                generator=generator,
+                max_rows=room.rows,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            room.halve_rows(error, min(room.rows, len(prompts)))
+            if generator is not None:
+                generator.set_state(state)
     # the token with the line break may hold text before it
     texts = tokenizer.batch_decode(rollout.rows(), skip_special_tokens=True)
     finished = rollout.finished.tolist()
     return [(text.split("\n")[0].strip(), done) for text, done in zip(texts, finished, strict=True)]
 
 
-def _line_breaks(tokenizer: Any) -> list[int]:
+@lru_cache(maxsize=4)
+def _line_breaks(tokenizer: Any) -> tuple[int, ...]:
     """The tokens whose text has a line break in it."""
     ids = sorted(tokenizer.get_vocab().values())
     texts = tokenizer.batch_decode([[token] for token in ids])
-    return [token for token, text in zip(ids, texts, strict=True) if "\n" in text]
-
-
-def rows_that_fit(model: Any, num_slots: int) -> int:
-    """Sequences that are decoded at a time: as many as a share of the free memory has cache for."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    item_bytes = torch.finfo(model.dtype).bits // 8
-    row_bytes = 2 * config.num_hidden_layers * groups * size * num_slots * item_bytes
-    return max(1, min(MAX_ROWS, int(CACHE_SHARE * _free_bytes()) // row_bytes))
-
-
-def _free_bytes() -> int:
-    """Memory that can be taken without swapping; half of the machine's where it does not say."""
-    info = Path("/proc/meminfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    if found:
-        return found[0] * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return tuple(token for token, text in zip(ids, texts, strict=True) if "\n" in text)

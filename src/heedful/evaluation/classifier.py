@@ -11,6 +11,7 @@ import torch
 from heedful.data.template import TEMPLATE_FILE, Template, encode_text
 from heedful.errors import ModelError
 from heedful.evaluation.answering import Request, choice_logprobs
+from heedful.evaluation.room import Room
 from heedful.evaluation.suite import Judge
 from heedful.evaluation.toxicity import Scorer
 from heedful.models.language_model import load_language_model, load_tokenizer
@@ -95,7 +96,7 @@ def load_judge(path: str, question: str, dtype: torch.dtype, max_tokens: int) ->
             for text in texts
         ]
         requests = [Request(prompt, options) for prompt in prompts]
-        pairs = torch.tensor(choice_logprobs(model, requests, max_tokens))
+        pairs = torch.tensor(choice_logprobs(model, requests, Room(max_tokens)))
         return torch.softmax(pairs, dim=-1)[:, 0].tolist()
 
     return judge

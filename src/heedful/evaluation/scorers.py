@@ -1,7 +1,7 @@
-"""Scores of written answers by their words: SQuAD v2 and DROP, BLEU and ROUGE-L.
+"""Scores of written answers by their words: SQuAD v2, DROP and QuAC, BLEU and ROUGE-L.
 
-F1 of SQuAD and DROP is our own code to the published definitions (Rajpurkar et al. 2018; Dua et al.
-2019). BLEU is counted by sacrebleu, ROUGE-L by rouge-score (extra ``nlp``).
+F1 is our own code to the published definitions (Rajpurkar et al. 2018; Dua et al. 2019; Choi et al.
+2018). BLEU is counted by sacrebleu, ROUGE-L by rouge-score (extra ``nlp``).
 """
 
 from __future__ import annotations
@@ -108,6 +108,40 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def quac_references(answers: Sequence[str], none: str) -> list[str]:
+    """The answers that count: ``[none]`` where at least half say there is none, else the others."""
+    spans = [text for text in answers if text != none]
+    return [none] if 2 * len(spans) <= len(answers) else spans
+
+
+def quac_f1(answer: str, references: Sequence[str]) -> float:
+    """The largest F1 over the references, as the mean over leaving out each of several in turn.
+
+    So an answer is measured as a person is, whose own answer is not among those compared with.
+    """
+    values = [_overlap(answer, text) for text in references]
+    return _mean_of_largest([values] * len(values)) if len(values) > 1 else values[0]
+
+
+def quac_human_f1(references: Sequence[str]) -> float:
+    """How well the references agree: each against the nearest of the others; 1 of a single one."""
+    if len(references) == 1:
+        return 1.0
+    return _mean_of_largest([[_overlap(one, text) for text in references] for one in references])
+
+
+def _mean_of_largest(table: Sequence[Sequence[float]]) -> float:
+    """The mean over rows of the largest value that is not on the diagonal."""
+    largest = [max(v for j, v in enumerate(row) if j != i) for i, row in enumerate(table)]
+    return sum(largest) / len(largest)
+
+
+def _overlap(answer: str, reference: str) -> float:
+    """F1 of the words in common; 0 where there are no words, unlike SQuAD's."""
+    given, wanted = squad_normalize(answer), squad_normalize(reference)
+    return _word_f1(given, wanted) if given and wanted else 0.0
 
 
 def bleu_counts(answer: str, reference: str) -> dict[str, float]:

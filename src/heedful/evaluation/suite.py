@@ -18,6 +18,7 @@ import numpy as np
 
 from heedful.errors import ConfigError, DataError, EvaluationError
 from heedful.evaluation.bias import BIAS_TASKS
+from heedful.evaluation.closed_domain import CLOSED_DOMAIN_TASKS
 from heedful.evaluation.grading import Grader
 from heedful.evaluation.items import Item, Metric, Row, Task
 from heedful.evaluation.nlp import NLP_TASKS
@@ -40,7 +41,7 @@ class Suite(NamedTuple):
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("truthfulness", 1, TRUTHFULNESS_TASKS),
+        Suite("truthfulness", 1, (*TRUTHFULNESS_TASKS, *CLOSED_DOMAIN_TASKS)),
         Suite("toxicity", 1, TOXICITY_TASKS),
         Suite("bias", 1, BIAS_TASKS),
         Suite("nlp", 1, NLP_TASKS),

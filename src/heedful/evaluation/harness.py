@@ -1,0 +1,304 @@
+"""Tasks of lm-evaluation-harness by name, their samples as rows of the suites (extra ``harness``).
+
+The harness asks and scores; what it scored becomes rows with bootstrap intervals beside our own.
+Its tasks take their data from the Hugging Face hub, or from files of the same rows: a folder of the
+task's name with a file for each split. Task files of the paper's data sets are in
+``lm_eval_tasks``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from heedful.errors import ConfigError, DataError, EvaluationError, MissingExtraError
+from heedful.evaluation.items import Metric, Row, Scores, Task
+from heedful.evaluation.room import Room, out_of_memory
+from heedful.evaluation.scorers import BLEU_COLUMNS, bleu, bleu_counts
+
+PREFIX = "lm_eval:"
+OWN_TASKS = Path(__file__).parent / "lm_eval_tasks"
+LOCAL = "lm_eval"  # folder of the data directory
+# Rows that are asked at a time at most; the harness pads them to the longest.
+MAX_BATCH = 64
+
+
+class Asked(NamedTuple):
+    """What the harness is asked: a task, a group or a tag of it, and its documents."""
+
+    name: str  # as the rows have it, with the prefix
+    documents: dict[str, int]  # {task of it: number of documents}
+
+    def ids(self) -> set[str]:
+        """The ids of its rows."""
+        return {_id(self, task, i) for task, num in self.documents.items() for i in range(num)}
+
+
+def _id(asked: Asked, task: str, number: int) -> str:
+    return f"{task}/{number}" if len(asked.documents) > 1 else str(number)
+
+
+def require_harness() -> Any:
+    """The harness; MissingExtraError where it is not installed."""
+    try:
+        import datasets
+        import lm_eval
+    except ImportError as error:
+        raise MissingExtraError(
+            "tasks of lm-evaluation-harness need lm-eval: pip install 'heedful[harness]'"
+        ) from error
+    # what it would say of replaced task files and of cut prompts is said by heed eval
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    return lm_eval
+
+
+def task_manager(data: Path, task_files: Path | None, scratch: Path) -> Any:
+    """The harness's index of its tasks, of ours and of ``task_files``.
+
+    Tasks whose rows are in files below ``data`` read them: task files that say so are written to
+    ``scratch``.
+    """
+    require_harness()
+    from lm_eval.tasks import TaskManager
+
+    own = [OWN_TASKS, *([task_files] if task_files else [])]
+    manager = TaskManager(include_path=own)
+    local = write_local_tasks(manager.task_index, data, scratch)
+    if local:  # a whole index takes seconds
+        read = TaskManager(include_path=scratch, include_defaults=False).task_index
+        manager.task_index.update({name: read[name] for name in local})
+    return manager
+
+
+def write_local_tasks(index: Mapping[str, Any], data: Path, scratch: Path) -> list[str]:
+    """The names of tasks with files of rows; a task file for each is in ``scratch``."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    for file in scratch.glob("*.yaml"):
+        file.unlink()
+    folders = [place for root in (data, data / "eval") for place in sorted(root.glob(f"{LOCAL}/*"))]
+    found = []
+    for folder in folders:
+        files = {p.name.partition(".")[0]: p for p in sorted(folder.iterdir()) if p.is_file()}
+        if folder.name not in index or not files:
+            raise DataError(
+                f"{folder}: {_unknown(folder.name, index)}; a folder has the name of a task, and a "
+                "file for each of its splits, such as test.jsonl"
+            )
+        settings = {
+            "include": str(index[folder.name].yaml_path),
+            "task": folder.name,
+            "tag": [],  # it is in its tags already
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {split: str(path) for split, path in files.items()}},
+        }
+        # JSON is YAML
+        (scratch / f"{folder.name}.yaml").write_text(json.dumps(settings, indent=1))
+        found.append(folder.name)
+    return found
+
+
+def find(manager: Any, names: Sequence[str], limit: int | None) -> list[Asked]:
+    """What is asked under these names (with the prefix); ConfigError names the near ones."""
+    found = []
+    for name in names:
+        bare = name.removeprefix(PREFIX)
+        if bare not in manager.all_tasks:
+            raise ConfigError(_unknown(bare, manager.all_tasks))
+        with _data_of(name):
+            tasks = manager.load([bare])["tasks"]
+        documents = {key: _number_of(task, limit) for key, task in tasks.items()}
+        found.append(Asked(name, documents))
+    return found
+
+
+def _number_of(task: Any, limit: int | None) -> int:
+    number = len(task.eval_docs)
+    return number if limit is None else min(number, limit)
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"lm-evaluation-harness has no task {name!r}{hint}"
+
+
+@contextmanager
+def _data_of(name: str) -> Iterator[None]:
+    """Says which files would do where a task's data cannot be had."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        bare = name.removeprefix(PREFIX)
+        raise DataError(
+            f"{name}: its data could not be loaded ({type(error).__name__}: {reason}): it comes "
+            f"from the Hugging Face hub, under the licence that stands there, or from files of its "
+            f"rows {LOCAL}/{bare}/<split>.jsonl in the data directory"
+        ) from error
+
+
+def load_model(path: str, dtype: str, context: int, max_tokens: int) -> Any:
+    """The harness's own model of a directory, on an accelerator where there is one."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(
+        pretrained=path,
+        dtype=dtype,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        batch_size=max(1, min(MAX_BATCH, max_tokens // context)),
+    )
+
+
+def ask(
+    manager: Any,
+    asked: Asked,
+    model: Any,
+    *,
+    shots: int,
+    limit: int | None,
+    seed: int,
+    run_code: bool = False,
+) -> list[Row]:
+    """What a model says to a task, in the form of the suites' rows, without the model's name.
+
+    ``shots`` 0 leaves their number to the task. Where memory runs out the batch is halved. Code
+    that a model writes is run where ``run_code`` allows it: else the harness refuses such tasks.
+    """
+    lm_eval = require_harness()
+    if run_code:
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"
+    room = Room(tokens=1, rows=model.batch_size)
+    results = None
+    while results is None:
+        try:
+            with _data_of(asked.name):
+                results = lm_eval.simple_evaluate(
+                    model=model,
+                    tasks=[asked.name.removeprefix(PREFIX)],
+                    task_manager=manager,
+                    num_fewshot=shots or None,
+                    limit=limit,
+                    bootstrap_iters=0,
+                    log_samples=True,
+                    confirm_run_unsafe_code=run_code,
+                    random_seed=seed,
+                    numpy_random_seed=seed,
+                    torch_random_seed=seed,
+                    fewshot_random_seed=seed,
+                )
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            room.halve_rows(error, room.rows)
+            model.batch_size_per_gpu = room.rows
+        except AssertionError as error:  # how the harness refuses what a model cannot do
+            raise EvaluationError(f"{asked.name}: lm-evaluation-harness says: {error}") from error
+    return rows_of(results, asked, seed, model)
+
+
+def rows_of(results: Mapping[str, Any], asked: Asked, seed: int, model: Any) -> list[Row]:
+    """The harness's samples as rows: one for each document, of all its filters."""
+    rows: dict[str, Row] = {}
+    for task, samples in results["samples"].items():
+        shots = results["n-shot"].get(task, 0)
+        for sample in samples:
+            name = _id(asked, task, sample["doc_id"])
+            row = rows.get(name)
+            if row is None:
+                row = rows[name] = _row(asked, task, name, sample, f"{shots} shots", seed)
+                row["facts"]["cut"] = _is_cut(sample, model)
+            scores, better = _scores(sample, results["higher_is_better"].get(task, {}))
+            row["scores"] |= scores
+            row["facts"]["higher_is_better"] |= better
+    return list(rows.values())
+
+
+def _row(asked: Asked, task: str, name: str, sample: Row, variant: str, seed: int) -> Row:
+    requests = arguments(sample)
+    said = sample["filtered_resps"]
+    row: Row = {
+        "task": asked.name,
+        "variant": variant,
+        "id": name,
+        "cluster": name,
+        "prompt": requests[0][0],
+    }
+    if all(isinstance(answer, list | tuple) for answer in said):
+        row["choices"] = [request[1] for request in requests]
+        row["logprobs"] = [answer[0] for answer in said]
+    else:
+        row["response"] = str(said[0])
+    facts = {"target": str(sample.get("target")), "of": task, "higher_is_better": {}}
+    return row | {"facts": facts, "seed": seed, "scores": {}}
+
+
+def arguments(sample: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What a logged sample asked: (prompt, choice) or (prompt, how to generate), in order."""
+    given = sample["arguments"]
+    parts = given.values() if isinstance(given, dict) else given
+    return [tuple(part.values()) if isinstance(part, dict) else tuple(part) for part in parts]
+
+
+def _scores(sample: Row, better: Mapping[str, Any]) -> tuple[Scores, dict[str, Any]]:
+    """({measure: score}, {measure: whether higher is better}) of a sample under its filter."""
+    suffix = "" if sample["filter"] == "none" else f" ({sample['filter']})"
+    scores: Scores = {}
+    for name in sample["metrics"]:
+        value = sample.get(name)
+        if name == "bleu" and isinstance(value, list | tuple):
+            reference, said = value
+            first = reference if isinstance(reference, str) else reference[0]
+            scores |= bleu_counts(said if isinstance(said, str) else said[0], first)
+        elif isinstance(value, bool | int | float):
+            scores[name + suffix] = float(value)
+    return scores, {name + suffix: better.get(name) for name in sample["metrics"]}
+
+
+def _is_cut(sample: Row, model: Any) -> bool:
+    """Whether the harness had to cut the beginning of a prompt to fit the model's context."""
+    for request in arguments(sample):
+        prompt, more = request[0], request[1]
+        if isinstance(more, dict):
+            length = len(model.tok_encode(prompt)) + int(
+                more.get("max_gen_toks", model.max_gen_toks)
+            )
+        else:
+            length = len(model.tok_encode(prompt + more))
+        if length > model.max_length:
+            return True
+    return False
+
+
+def tasks_of(rows: Iterable[Row]) -> list[Task]:
+    """The harness's tasks that rows are of, with the measures that their rows have."""
+    better: dict[str, dict[str, bool | None]] = {}
+    for row in rows:
+        if row["task"].startswith(PREFIX):
+            better.setdefault(row["task"], {}).update(row["facts"]["higher_is_better"])
+    return [
+        Task(name, (), lambda paths, shots: iter(()), _as_they_are, _metrics(measures))
+        for name, measures in better.items()
+    ]
+
+
+def _metrics(better: Mapping[str, bool | None]) -> dict[str, Metric]:
+    return {
+        name: Metric(BLEU_COLUMNS, bleu, True) if name == "bleu" else Metric((name,), "mean", up)
+        for name, up in better.items()
+    }
+
+
+def _as_they_are(rows: Sequence[Row], graders: Any) -> list[Scores]:
+    """The harness's own scores."""
+    return [row["scores"] for row in rows]

@@ -1,0 +1,135 @@
+"""What the free memory holds; batches that are halved where it runs out, with the same results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from heedful.errors import EvaluationError
+from heedful.evaluation import answering
+from heedful.evaluation.answering import Request, choice_logprobs, responses
+from heedful.evaluation.room import MAX_ROWS, Room, out_of_memory, rows_that_fit, tokens_that_fit
+
+REQUESTS = [Request([5 + i, 6, 7 + i], [[8, 9, 10 + i], [20, 21]]) for i in range(12)]
+
+
+def allocation_error() -> Exception:
+    """What torch itself says of more memory than any machine has."""
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(2**55, dtype=torch.uint8)
+    return found.value
+
+
+class Tokens:
+    """A tokenizer of words without line breaks."""
+
+    eos_token_id, pad_token_id = 0, 1
+
+    def get_vocab(self):
+        return {f"w{i}": i for i in range(100)}
+
+    def batch_decode(self, rows, skip_special_tokens=False):
+        return [" ".join(f"w{token}" for token in row) for row in rows]
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets the memory that is free, in bytes."""
+
+    def set_to(value):
+        monkeypatch.setattr("heedful.evaluation.room.free_bytes", lambda: value)
+
+    return set_to
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Lets a pass fail as torch does where it reads more tokens than a limit; their numbers."""
+    sizes, limit = [], [10**9]
+    error, plain = allocation_error(), answering.hidden_states
+
+    def limited(model, tokens, layout):
+        sizes.append(len(tokens))
+        if len(tokens) > limit[0]:
+            raise error
+        return plain(model, tokens, layout)
+
+    monkeypatch.setattr(answering, "hidden_states", limited)
+    monkeypatch.setattr("heedful.rollout.engine.hidden_states", limited)
+    return limit, sizes
+
+
+def test_only_a_lack_of_memory_is_one():
+    assert out_of_memory(allocation_error())
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(RuntimeError("shape '[2]' is invalid for input of size 3"))
+
+
+def test_choices_are_scored_in_smaller_batches_from_there_on(tiny_model, memory):
+    limit, sizes = memory
+    model = tiny_model()
+    room = Room(1000)
+    whole = choice_logprobs(model, REQUESTS, room)
+    assert len(sizes) == 1 and room.tokens == 1000
+    total, limit[0] = sizes.pop(), 20
+    halved = choice_logprobs(model, REQUESTS, room)
+    for one, other in zip(whole, halved, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    done = [size for size in sizes if size <= 20]
+    assert sum(done) == total  # every token once
+    assert room.tokens <= 20 < 2 * room.tokens + 20
+    failed = len(sizes) - len(done)
+    choice_logprobs(model, REQUESTS, room)
+    assert len([size for size in sizes if size > 20]) == failed  # it is not tried again
+
+
+def test_responses_are_written_in_fewer_rows(tiny_model, memory):
+    limit, _ = memory
+    prompts = [[5 + i, 6] for i in range(8)]
+    room = Room(1000)
+    whole = responses(tiny_model(), Tokens(), prompts, 4, room)
+    limit[0] = 5
+    halved = responses(tiny_model(), Tokens(), prompts, 4, room)
+    assert halved == whole
+    assert room.rows == 2  # 8 rows read 16 tokens, 4 read 8, 2 read 4
+    generator = torch.Generator().manual_seed(3)
+    drawn = responses(tiny_model(), Tokens(), prompts, 4, Room(1000, 2), 1.0, generator)
+    generator.manual_seed(3)
+    assert responses(tiny_model(), Tokens(), prompts, 4, Room(1000), 1.0, generator) == drawn
+
+
+def test_what_does_not_fit_alone_is_said(tiny_model, memory):
+    memory[0][0] = 1
+    with pytest.raises(EvaluationError, match=r"memory ran out on a single item \(.*fewer shots"):
+        choice_logprobs(tiny_model(), [Request([5, 6], [[7]])], Room(1000))
+    with pytest.raises(EvaluationError, match="memory ran out on a single item"):
+        responses(tiny_model(), Tokens(), [[5, 6]], 4, Room(1000))
+
+
+def test_other_errors_are_not_taken_for_it(tiny_model, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(answering, "hidden_states", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        choice_logprobs(tiny_model(), REQUESTS, Room(1000))
+
+
+def test_batches_follow_from_the_memory_that_is_free(tiny_model, free):
+    model = tiny_model()
+    # 4 bytes: 8 rows of hidden size, 3 of the MLP, 2 of scores by head and slot; a quarter is used
+    per_token = 4 * (8 * 32 + 3 * 64 + 2 * 4 * 10)
+    free(4 * per_token * 7 + 100)
+    assert tokens_that_fit(model, 10) == 7
+    free(0)
+    assert tokens_that_fit(model, 10) == 1
+    # the cache: 2 layers, keys and values, 2 groups of 8, 4 bytes: 256 bytes a slot
+    free(4 * (15 * 256 + 10 * per_token) * 7 + 100)
+    assert rows_that_fit(model, 10, 5) == 7
+    free(2**40)
+    assert rows_that_fit(model, 10, 5) == MAX_ROWS
+    free(4 * per_token * 7)
+    room = Room(8192)
+    choice_logprobs(model, [Request([5] * 7, [[6] * 3])], room)
+    assert room.tokens == 7
