@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "evaluation": "statistics records metrics data models rollout errors",
     "intake": "store records errors",
     "simulation": "store records errors",
-    "labeling": "statistics store records config errors",
+    "labeling": "statistics store records config plots errors",
     "serving": "config records data models rollout errors",
     "report": "metrics records plots figures errors",
     "planning": "config errors",

@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from heedful.errors import HeedfulError
-from heedful.labeling import uploads
+from heedful.labeling import charts, uploads
 from heedful.labeling.access import token_hash
-from heedful.labeling.pages import go, render
+from heedful.labeling.figures import NORMAL_FROM
+from heedful.labeling.pages import QUESTIONS, go, render
 from heedful.labeling.service import (
     Refused,
     form_of,
@@ -26,7 +27,17 @@ from heedful.labeling.service import (
     user_of,
     write,
 )
-from heedful.store import audit, exports, history, people, pools, projects, screening, snapshot
+from heedful.store import (
+    audit,
+    exports,
+    history,
+    people,
+    pools,
+    projects,
+    prompt_summary,
+    screening,
+    snapshot,
+)
 from heedful.store.answers import LabelSchema
 from heedful.store.problems import NotFound
 
@@ -53,6 +64,7 @@ def add_routes(app: FastAPI) -> None:
     app.add_api_route(
         f"{project}/invitations/{{invitation_id}}/revoke", revoke_invitation, methods=["POST"]
     )
+    app.add_api_route(f"{project}/prompts", show_prompt_labels, methods=["GET"])
     app.add_api_route(f"{project}/quarantine", show_quarantine, methods=["GET"])
     app.add_api_route(f"{project}/quarantine", release_prompt, methods=["POST"])
     app.add_api_route(f"{project}/snapshots", make_snapshot, methods=["POST"])
@@ -141,6 +153,7 @@ def _project_page(
         }
 
     found = read(request, find)
+    drawn = [*charts.queue(found["progress"]), *charts.throughput(found["days"])]
     suffixes = service_of(request).readers.suffixes
     return render(
         request,
@@ -149,6 +162,7 @@ def _project_page(
         problem=problem,
         said=said,
         suffixes=suffixes,
+        charts=drawn,
         **found,
     )
 
@@ -238,6 +252,8 @@ def _labelers_page(
             "has_screening": bool(screening.items(connection, project_id)),
         }
 
+    shown, found = request.app.state.figures.get(project_id), read(request, find)
+    names = {number: one.name for number, one in found["names"].items()}
     return render(
         request,
         "labelers.html",
@@ -246,8 +262,11 @@ def _labelers_page(
         problem=problem,
         cohorts=COHORTS,
         moves=MOVES,
-        shown=request.app.state.figures.get(project_id),
-        **read(request, find),
+        shown=shown,
+        normal_from=NORMAL_FROM,
+        most_shown=charts.MOST_LABELERS,
+        charts=[] if shown.figures is None else charts.of_labelers(shown.figures, names),
+        **found,
     )
 
 
@@ -316,6 +335,14 @@ def revoke_invitation(request: Request, project_id: int, invitation_id: int) -> 
     return go(f"/admin/projects/{project_id}/labelers")
 
 
+def show_prompt_labels(request: Request, project_id: int) -> Response:
+    """What labelers say of the prompts: use cases, and what was ticked."""
+    project = read(request, projects.get, project_id)
+    found = read(request, prompt_summary.summary, project_id)
+    drawn = charts.of_prompts(found, QUESTIONS)
+    return render(request, "prompt_labels.html", project=project, found=found, charts=drawn)
+
+
 def show_quarantine(request: Request, project_id: int) -> Response:
     """The prompts that labelers have flagged: neither given out nor exported."""
 
@@ -368,9 +395,11 @@ def download(request: Request, project_id: int, number: int, name: str) -> Respo
             if not (folder / snapshot.MANIFEST).is_file():
                 break  # made by the command line, elsewhere
             path = folder / name if name in own else exports.derived(folder, name)
-            actor = user_of(request).id
-            object = f"snapshot/{number}"
-            write(request, audit.record, "download", object, actor=actor, now=now_of(request))
+            by = {"actor": user_of(request).id, "now": now_of(request)}
+            if name not in own:
+                sha256 = exports.file_sha256(path)
+                write(request, snapshot.note_export, number, name, sha256, **by)
+            write(request, audit.record, "download", f"snapshot/{number}", **by)
             return FileResponse(path, filename=name, media_type="application/octet-stream")
     raise NotFound("there is no such file")
 

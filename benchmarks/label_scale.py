@@ -1,0 +1,162 @@
+"""A store with 100,000 prompts and 1,000,000 ratings: how long do pages and saves take on it?
+
+    python benchmarks/label_scale.py labels.db
+    python benchmarks/label_scale.py postgresql+psycopg://user@host/name
+
+Fills an empty store by bulk inserts (some minutes), or takes one that it has filled before; then
+starts ``heed label serve`` on it. Labelers work without a pause (claim, page, draft, submit) while
+a researcher goes from page to page, so every figure is one under load: first while the figures of
+all labelers are being computed for the first time, then as they are kept up to date.
+
+Prints a line of JSON: p50, p95, p99 and the slowest of every kind of request in ms, the seconds
+until the first figures stood on the page, the server's memory and processor time. Exit code 1 if a
+request failed. The targets (p95): 300 ms for a page, 200 ms for a save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+from label_scale_store import fill, people_of
+from label_service import NOTE, Desk, Person, Server, opened, percentiles
+
+PAGE_MS, SAVE_MS = 300, 200  # p95
+SAVES = ("save", "claim", "submit")
+# What the researcher looks at, time and again.
+PAGES = {
+    "queue": "",
+    "labelers": "/labelers",
+    "disputes": "/tasks",
+    "quarantine": "/quarantine",
+    "prompt labels": "/prompts",
+    "survey": "/survey",
+}
+COMPUTING = "The figures are being computed"
+
+
+class Visit:
+    """What labelers and a researcher do for a while, and how long the server took for it."""
+
+    def __init__(self, client: httpx.AsyncClient, staff: Person):
+        self.client, self.staff = client, staff
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.errors: Counter[str] = Counter()
+        self.end = 0.0
+        self.figures_s: float | None = None
+
+    async def run(self, seconds: float, desks: list[Desk]) -> None:
+        """Lets everybody work for some seconds."""
+        self.begun = time.monotonic()
+        self.end = self.begun + seconds
+        await asyncio.gather(self._research(), *(self._label(desk) for desk in desks))
+
+    async def _label(self, desk: Desk) -> None:
+        while time.monotonic() < self.end:
+            await self._timed(
+                "own page", self._get(desk.person, f"/projects/{desk.person.project}")
+            )
+            if not desk.task:
+                await self._timed("claim", desk.claim(), 303)
+            if not desk.task:
+                self.errors["no task left"] += 1
+                return
+            await self._timed("task", desk.load())
+            desk.fill(NOTE)
+            await self._timed("save", desk.save())
+            await self._timed("submit", desk.submit(), 303)
+
+    async def _research(self) -> None:
+        project = f"/admin/projects/{self.staff.project}"
+        while time.monotonic() < self.end:
+            for name, path in PAGES.items():
+                response = await self._timed(name, self._get(self.staff, project + path))
+                if name == "labelers" and self.figures_s is None and COMPUTING not in response.text:
+                    self.figures_s = time.monotonic() - self.begun
+            await self._timed("record", self._get(self.staff, "/admin/audit"))
+            await self._timed(
+                "record of one", self._get(self.staff, "/admin/audit?object=project/1")
+            )
+
+    async def _get(self, person: Person, path: str) -> httpx.Response:
+        headers = {"Cookie": f"heedful={person.cookie}", "Sec-Fetch-Site": "same-origin"}
+        return await self.client.get(path, headers=headers)
+
+    async def _timed(self, what: str, call: Any, good: int = 200) -> httpx.Response:
+        start = time.monotonic()
+        response = await call
+        self.seconds[what].append(time.monotonic() - start)
+        if response.status_code != good:
+            self.errors[f"{what}: {response.status_code}"] += 1
+        return response
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The figures of one run."""
+    with opened(options.address) as database:
+        start = time.monotonic()
+        counts = fill(database, options.prompts, options.ratings, options.labelers)
+        fill_s = time.monotonic() - start
+        staff, labelers = people_of(database)
+    server = Server(options.address, folder)
+    start = time.monotonic()
+    server.start()
+    start_s = time.monotonic() - start
+    try:
+        visit = asyncio.run(_visit(server, staff, labelers[: options.clients], options))
+        memory_mib, cpu_s = server.memory_mib(), server.cpu_s()
+    finally:
+        server.end()
+    found = {
+        **counts,
+        "fill_s": round(fill_s, 1),
+        "start_s": round(start_s, 2),
+        "figures_s": None if visit.figures_s is None else round(visit.figures_s, 1),
+        "memory_mib": round(memory_mib),
+        "cores": round(cpu_s / options.seconds, 2),
+        "requests": {what: len(seconds) for what, seconds in visit.seconds.items()},
+        **{what: percentiles(seconds) for what, seconds in visit.seconds.items()},
+        "errors": dict(visit.errors),
+    }
+    limits = {what: SAVE_MS if what in SAVES else PAGE_MS for what in visit.seconds}
+    return found | {"over_target": [w for w, most in limits.items() if found[w]["p95_ms"] > most]}
+
+
+async def _visit(
+    server: Server, staff: Person, labelers: list[Person], options: argparse.Namespace
+) -> Visit:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120.0) as client:
+        visit = Visit(client, staff)
+        await visit.run(options.seconds, [Desk(one, client) for one in labelers])
+    return visit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("address", help="a store, empty or filled by this: a path, or a URL")
+    parser.add_argument("--prompts", type=int, default=100_000)
+    parser.add_argument("--ratings", type=int, default=1_000_000)
+    parser.add_argument("--labelers", type=int, default=36)
+    parser.add_argument("--clients", type=int, default=3, help="labelers at work at once")
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--quick", action="store_true", help="300 prompts: does it run?")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.prompts, options.ratings, options.labelers = 300, 3000, 6
+        options.seconds = 3.0
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options, Path(folder))
+    print(json.dumps(found))
+    return int(bool(found["errors"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
