@@ -67,7 +67,7 @@ def test_roles_change_and_accounts_close_at_once(house):
     assert ada.post(f"{PEOPLE}/99", token | {"role": "labeler", "state": "active"}).status == 404
     with house.database.read() as connection:
         found = audit.entries(connection, object=f"user/{user_id}")
-        assert {"role": "reviewer", "state": "disabled"}.items() <= found[1].detail.items()
+        assert {"role": "reviewer", "state": "disabled"}.items() <= found[2].detail.items()
 
 
 def test_people_are_found_by_name_or_address(house):
