@@ -4,9 +4,10 @@
     python benchmarks/label_scale.py postgresql+psycopg://user@host/name
 
 Fills an empty store by bulk inserts (some minutes), or takes one that it has filled before; then
-starts ``heed label serve`` on it. Labelers work without a pause (claim, page, draft, submit) while
-a researcher goes from page to page, so every figure is one under load: first while the figures of
-all labelers are being computed for the first time, then as they are kept up to date.
+starts ``heed label serve`` on it. Labelers work (page, draft, submit and next, with ``--pause``
+seconds before each of the last two) while a researcher goes from page to page, so every figure is
+one under load: first while the figures of all labelers are being computed for the first time, then
+as they are kept up to date.
 
 Prints a line of JSON: p50, p95, p99 and the slowest of every kind of request in ms, the seconds
 until the first figures stood on the page, the server's memory and processor time. Exit code 1 if a
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import sys
 import tempfile
 import time
@@ -46,8 +48,8 @@ COMPUTING = "The figures are being computed"
 class Visit:
     """What labelers and a researcher do for a while, and how long the server took for it."""
 
-    def __init__(self, client: httpx.AsyncClient, staff: Person):
-        self.client, self.staff = client, staff
+    def __init__(self, client: httpx.AsyncClient, staff: Person, pause_s: float):
+        self.client, self.staff, self.pause_s = client, staff, pause_s
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.errors: Counter[str] = Counter()
         self.end = 0.0
@@ -57,9 +59,12 @@ class Visit:
         """Lets everybody work for some seconds."""
         self.begun = time.monotonic()
         self.end = self.begun + seconds
-        await asyncio.gather(self._research(), *(self._label(desk) for desk in desks))
+        await asyncio.gather(
+            self._research(), *(self._label(one, random.Random(n)) for n, one in enumerate(desks))
+        )
 
-    async def _label(self, desk: Desk) -> None:
+    async def _label(self, desk: Desk, chance: random.Random) -> None:
+        await asyncio.sleep(2 * self.pause_s * chance.random())
         while time.monotonic() < self.end:
             await self._timed(
                 "own page", self._get(desk.person, f"/projects/{desk.person.project}")
@@ -71,17 +76,21 @@ class Visit:
                 return
             await self._timed("task", desk.load())
             desk.fill(NOTE)
+            await asyncio.sleep(self.pause_s * chance.uniform(0.5, 1.5))
             await self._timed("save", desk.save())
+            await asyncio.sleep(self.pause_s * chance.uniform(0.5, 1.5))
             await self._timed("submit", desk.submit(), 303)
 
     async def _research(self) -> None:
         project = f"/admin/projects/{self.staff.project}"
         while time.monotonic() < self.end:
             for name, path in PAGES.items():
+                await asyncio.sleep(self.pause_s / 5)
                 response = await self._timed(name, self._get(self.staff, project + path))
                 if name == "labelers" and self.figures_s is None and COMPUTING not in response.text:
                     self.figures_s = time.monotonic() - self.begun
             await self._timed("record", self._get(self.staff, "/admin/audit"))
+            await asyncio.sleep(self.pause_s / 5)
             await self._timed(
                 "record of one", self._get(self.staff, "/admin/audit?object=project/1")
             )
@@ -133,8 +142,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 async def _visit(
     server: Server, staff: Person, labelers: list[Person], options: argparse.Namespace
 ) -> Visit:
-    async with httpx.AsyncClient(base_url=server.url, timeout=120.0) as client:
-        visit = Visit(client, staff)
+    # The server closes what was idle for five seconds: nothing is to be sent at that very moment.
+    limits = httpx.Limits(keepalive_expiry=3.0)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120.0, limits=limits) as client:
+        visit = Visit(client, staff, options.pause)
         await visit.run(options.seconds, [Desk(one, client) for one in labelers])
     return visit
 
@@ -145,13 +156,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=100_000)
     parser.add_argument("--ratings", type=int, default=1_000_000)
     parser.add_argument("--labelers", type=int, default=36)
-    parser.add_argument("--clients", type=int, default=3, help="labelers at work at once")
+    parser.add_argument("--clients", type=int, default=24, help="labelers at work at once")
+    parser.add_argument("--pause", type=float, default=5.0, help="seconds of thought")
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--quick", action="store_true", help="300 prompts: does it run?")
     options = parser.parse_args(arguments)
     if options.quick:
         options.prompts, options.ratings, options.labelers = 300, 3000, 6
-        options.seconds = 3.0
+        options.seconds, options.clients, options.pause = 3.0, 3, 0.02
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
     print(json.dumps(found))
