@@ -42,8 +42,8 @@ from heedful.store.labels import Version
 # beside it, and take a twentieth of the time at most.
 AT_ONCE = 1_000
 REST = 20.0
-# While tasks are read beside the pages, half of the time is left to them.
-PAUSE = 1.0
+# While tasks are read beside the pages, two thirds of the time are left to them.
+PAUSE = 2.0
 NUM_SAMPLES = 2000
 # Shared tasks from which on an interval over tasks is computed with normal sums.
 NORMAL_FROM = 2_000

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import krippendorff
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,15 +31,36 @@ class Alpha:
 
 
 def krippendorff_alpha(counts: Floats, level: Literal["nominal", "ordinal"]) -> Alpha:
-    """Alpha of ``counts`` (items, values): how many labelers gave an item each value, in order."""
+    """Alpha of ``counts`` (items, values): how many labelers gave an item each value, in order.
+
+    ``1 - D_o / D_e`` of observed and expected squared distances (Krippendorff 2011).
+    """
     pairable = counts[counts.sum(axis=1) >= 2]
     num_items, num_answers = len(pairable), int(pairable.sum())
     if num_items == 0:
         return Alpha(math.nan, 0, 0, "no output has two answers")
     if (pairable.sum(axis=0) > 0).sum() < 2:
         return Alpha(math.nan, num_items, num_answers, "all answers equal")
-    value = krippendorff.alpha(value_counts=pairable, level_of_measurement=level)
-    return Alpha(float(value), num_items, num_answers, None)
+    # Coincidences (V, V): over items of m answers the ordered pairs of answers, by 1 / (m - 1).
+    weighted = pairable / (pairable.sum(axis=1, keepdims=True) - 1)
+    coincidences = weighted.T @ pairable - np.diag(weighted.sum(axis=0))
+    totals = coincidences.sum(axis=0)
+    distances = _distances(totals, level)
+    observed = (coincidences * distances).sum()
+    expected = (np.outer(totals, totals) * distances).sum() / (totals.sum() - 1)
+    return Alpha(float(1 - observed / expected), num_items, num_answers, None)
+
+
+def _distances(totals: Floats, level: Literal["nominal", "ordinal"]) -> Floats:
+    """The squared distance of every two values (V, V), ``totals`` (V,) being how often each came.
+
+    Ordinal: the square of how many answers lie from one value to the other, the two themselves
+    counted half.
+    """
+    if level == "nominal":
+        return 1.0 - np.eye(len(totals))
+    middle = np.cumsum(totals) - totals / 2
+    return (middle[:, None] - middle[None, :]) ** 2
 
 
 @dataclass(frozen=True, slots=True)
