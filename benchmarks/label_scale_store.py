@@ -40,7 +40,7 @@ from heedful.store.tables import (
 
 NAME = "scale"
 NUM_GOLD, NUM_DRIFT = 40, 20
-OPEN_SHARE = 0.02
+OPEN_SHARE = 0.05
 SPAN_S = 60 * DAY_S
 BATCH = 1000
 SENTENCE = "An output of some length, as models write them. "  # about 50 characters

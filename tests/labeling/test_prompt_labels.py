@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 
+from heedful.labeling.figures import FigureCache
 from heedful.store import prompt_summary, tasks
 from heedful.store.answers import DemonstrationAnswer, PromptLabels
 
@@ -50,6 +52,37 @@ def test_the_summary_counts_answers_and_shared_use_cases(house):
     assert "4 answers label 2 prompts" in text and "1 have the same one of all (50.0%)" in text
     assert "chat375.0%" in text.replace(" ", "") and "answers that name it. chat: 3." in text
     assert "yeses. Ambiguous: 2." in text
+
+
+def test_many_labels_are_counted_beside_the_page(house):
+    ada = furnish(house)
+    house.app.state.prompt_summaries = cache = FigureCache(
+        house.database,
+        lambda: house.clock.now,
+        compute=prompt_summary.summary,
+        version_of=prompt_summary.version,
+        at_once=0,
+    )
+
+    def wait_for_end():
+        while cache._under_way:
+            time.sleep(0.001)
+
+    assert "being counted" in ada.get(f"{FIRST}/prompts").text
+    wait_for_end()
+    text = ada.get(f"{FIRST}/prompts").text
+    assert "4 answers label 2 prompts" in text and "As of" not in text
+    with house.database.read() as connection:
+        before = prompt_summary.version(connection, 1)
+    house.load(b'{"id": "p9", "text": "Prompt 9"}\n', what="prompts")
+    house.clock.now += 60.0
+    say(house, 2, "chat")
+    with house.database.read() as connection:
+        assert prompt_summary.version(connection, 1) != before
+    text = ada.get(f"{FIRST}/prompts").text
+    assert "4 answers label 2 prompts" in text and "As of 2023-11-14 22:13 UTC" in text
+    wait_for_end()
+    assert "5 answers label 3 prompts" in ada.get(f"{FIRST}/prompts").text
 
 
 def test_a_page_without_labels_says_so(house):

@@ -34,7 +34,6 @@ from heedful.store import (
     people,
     pools,
     projects,
-    prompt_summary,
     screening,
     snapshot,
 )
@@ -338,9 +337,9 @@ def revoke_invitation(request: Request, project_id: int, invitation_id: int) -> 
 def show_prompt_labels(request: Request, project_id: int) -> Response:
     """What labelers say of the prompts: use cases, and what was ticked."""
     project = read(request, projects.get, project_id)
-    found = read(request, prompt_summary.summary, project_id)
-    drawn = charts.of_prompts(found, QUESTIONS)
-    return render(request, "prompt_labels.html", project=project, found=found, charts=drawn)
+    shown = request.app.state.prompt_summaries.get(project_id)
+    drawn = [] if shown.figures is None else charts.of_prompts(shown.figures, QUESTIONS)
+    return render(request, "prompt_labels.html", project=project, shown=shown, charts=drawn)
 
 
 def show_quarantine(request: Request, project_id: int) -> Response:

@@ -36,7 +36,6 @@ from heedful.labeling.rating_agreement import (
 from heedful.labeling.tally import Tally
 from heedful.store import history, labels
 from heedful.store.database import Database
-from heedful.store.labels import Version
 
 # Rankings whose figures a page waits for (about a tenth of a second); those of more are computed
 # beside it, and take a twentieth of the time at most.
@@ -70,12 +69,12 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Figures for a page; ``as_of`` is None where they are those of now.
+    """Figures for a page, as a cache computes them; ``as_of`` is None where they are those of now.
 
     ``figures`` is None while the first ones are being computed.
     """
 
-    figures: Figures | None
+    figures: Any
     as_of: float | None
 
 
@@ -120,14 +119,14 @@ def figures_of(tally: Tally, connection: Any, project_id: int) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    version: Version
-    figures: Figures
+    version: tuple[Any, ...]
+    figures: Any
     at: float
     took_s: float  # of a processor
 
 
 class FigureCache:
-    """The figures of each project, brought up to date only when its rankings have changed."""
+    """Figures of each project, brought up to date only when what they rest on has changed."""
 
     def __init__(
         self,
@@ -135,9 +134,11 @@ class FigureCache:
         clock: Callable[[], float],
         *,
         compute: Callable[[Any, int], Any] | None = None,
+        version_of: Callable[[Any, int], tuple[Any, ...]] = labels.version,
         at_once: int = AT_ONCE,
     ):
-        self._database, self._clock = database, clock
+        """``version_of`` is cheap and changes when figures do; it begins with their size."""
+        self._database, self._clock, self._version_of = database, clock, version_of
         self._compute, self._at_once = compute or self._brought_up_to_date, at_once
         self._kept: dict[int, _Kept] = {}
         self._tallies: dict[int, Tally] = {}
@@ -148,12 +149,12 @@ class FigureCache:
     def get(self, project_id: int) -> Shown:
         """The figures of now where they are quick to have, else the last ones with their time."""
         with self._database.read() as connection:
-            version = labels.version(connection, project_id)
+            version = self._version_of(connection, project_id)
         with self._gate:
             kept = self._kept.get(project_id)
             if kept is not None and kept.version == version:
                 return Shown(kept.figures, None)
-            is_small = version.num_rankings <= self._at_once
+            is_small = version[0] <= self._at_once
             rests = kept is not None and self._clock() < kept.at + REST * kept.took_s
             if not is_small and not rests and project_id not in self._under_way:
                 self._under_way.add(project_id)
@@ -178,7 +179,7 @@ class FigureCache:
         """New figures, computed in one view of the store, and kept. One at a time."""
         begun, at = time.thread_time(), self._clock()
         with self._database.read() as connection:
-            version = labels.version(connection, project_id)
+            version = self._version_of(connection, project_id)
             found = self._compute(connection, project_id)
         kept = _Kept(version, found, at, time.thread_time() - begun)
         with self._gate:

@@ -28,6 +28,19 @@ class PromptSummary:
     num_alike: int
 
 
+def version(connection: Connection, project_id: int) -> tuple[int, int, int]:
+    """(labels, the newest, erased prompts): what changes with every summary; cheap to read.
+
+    Labels are those of all projects.
+    """
+    num_labels, newest = connection.execute(
+        select(func.count(), func.coalesce(func.max(prompt_labels.c.submission_id), 0))
+    ).one()
+    removed = (prompts.c.project_id == project_id) & (prompts.c.state == "removed")
+    num_removed = connection.execute(select(func.count()).where(removed)).scalar_one()
+    return num_labels, newest, num_removed
+
+
 def summary(connection: Connection, project_id: int) -> PromptSummary:
     """The counts of a project, from all labels that stand."""
     mine = (prompts.c.project_id == project_id) & (prompts.c.state != "removed")
