@@ -132,16 +132,9 @@ def show_project(request: Request, project_id: int) -> Response:
 def _project_page(
     request: Request, project_id: int, *, problem: str = "", said: str = "", status: int = 200
 ) -> Response:
-    now = now_of(request)
-    today = int(now // DAY_S)
-    since = (today - SHOWN_DAYS + 1) * DAY_S
-
     def find(connection: Any) -> dict[str, Any]:
-        by_day = history.per_day(connection, project_id, since=since)
         return {
             "project": projects.get(connection, project_id),
-            "progress": pools.progress(connection, project_id),
-            "days": [(day * DAY_S, by_day.get(day, 0)) for day in range(today, today - 14, -1)],
             "guideline": projects.guideline(connection, project_id),
             "schema": projects.schema(connection, project_id),
             "snapshots": snapshot.all_snapshots(connection, project_id),
@@ -152,7 +145,12 @@ def _project_page(
         }
 
     found = read(request, find)
-    drawn = [*charts.queue(found["progress"]), *charts.throughput(found["days"])]
+    # What somebody has just done is to be seen.
+    counted = request.app.state.queues.get(project_id, fresh=bool(problem or said))
+    today = int(now_of(request) // DAY_S)
+    progress, by_day = counted.value
+    days = [(day * DAY_S, by_day.get(day, 0)) for day in range(today, today - SHOWN_DAYS, -1)]
+    drawn = [*charts.queue(progress), *charts.throughput(days)]
     suffixes = service_of(request).readers.suffixes
     return render(
         request,
@@ -161,9 +159,21 @@ def _project_page(
         problem=problem,
         said=said,
         suffixes=suffixes,
+        progress=progress,
+        days=days,
+        as_of=counted.as_of,
         charts=drawn,
         **found,
     )
+
+
+def count_queue(
+    connection: Any, project_id: int, now: float
+) -> tuple[list[pools.Progress], dict[int, int]]:
+    """How far each kind of task has come, and {day: submissions} of the last weeks."""
+    since = (int(now // DAY_S) - SHOWN_DAYS) * DAY_S
+    by_day = history.per_day(connection, project_id, since=since)
+    return pools.progress(connection, project_id), by_day
 
 
 def import_file(request: Request, project_id: int) -> Response:
@@ -242,7 +252,6 @@ def _labelers_page(
             "members": members,
             "names": {one.id: one for one in people.all_users(connection)},
             "others": [one for one in everybody if one.id not in here],
-            "totals": {one.labeler_id: one for one in history.totals(connection, project_id)},
             "invitations": [
                 one
                 for one in people.open_invitations(connection, now=now)
@@ -251,7 +260,9 @@ def _labelers_page(
             "has_screening": bool(screening.items(connection, project_id)),
         }
 
-    shown, found = request.app.state.figures.get(project_id), read(request, find)
+    found = read(request, find)  # the first, since it knows whether there is such a project
+    shown = request.app.state.figures.get(project_id)
+    counted = request.app.state.totals.get(project_id)
     names = {number: one.name for number, one in found["names"].items()}
     return render(
         request,
@@ -262,6 +273,8 @@ def _labelers_page(
         cohorts=COHORTS,
         moves=MOVES,
         shown=shown,
+        totals={one.labeler_id: one for one in counted.value},
+        totals_as_of=counted.as_of,
         normal_from=NORMAL_FROM,
         most_shown=charts.MOST_LABELERS,
         charts=[] if shown.figures is None else charts.of_labelers(shown.figures, names),
