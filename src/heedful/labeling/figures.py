@@ -148,6 +148,10 @@ class FigureCache:
 
     def get(self, project_id: int) -> Shown:
         """The figures of now where they are quick to have, else the last ones with their time."""
+        with self._gate:
+            if project_id in self._under_way:  # there is nothing newer yet, whatever has changed
+                kept = self._kept.get(project_id)
+                return Shown(None, None) if kept is None else Shown(kept.figures, kept.at)
         with self._database.read() as connection:
             version = self._version_of(connection, project_id)
         with self._gate:
