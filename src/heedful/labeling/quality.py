@@ -125,7 +125,9 @@ def quality_of(
     their gold accuracy."""
     agreed = _agreement(found)
     habits = {
-        name: shares(*work.habits[:, place].T, work.prompts, work.labelers)
+        name: shares(
+            work.habits[:, place, 0], work.habits[:, place, 1], work.prompts, work.labelers
+        )
         for place, name in enumerate(HABITS)
     }
     names, labeler = np.unique(work.labelers, return_inverse=True)

@@ -60,7 +60,7 @@ EMPTY = Rows(*(np.zeros(0, kind) for kind in (_ANSWER, _OBSERVED, _CONCORDANT, _
 
 
 def _table(kind: Any, **columns: Any) -> Table:
-    made = np.zeros(len(columns["task"]), kind)
+    made: Any = np.zeros(len(columns["task"]), kind)
     for name, values in columns.items():
         made[name] = values
     return made
