@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="300 prompts: does it run?")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.prompts, options.ratings, options.labelers = 300, 3000, 6
+        options.prompts, options.ratings, options.labelers = 300, 2400, 6
         options.seconds, options.clients, options.pause = 3.0, 3, 0.02
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
