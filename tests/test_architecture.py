@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "evaluation": "statistics records metrics data models rollout errors",
     "intake": "store records errors",
     "simulation": "store records errors",
-    "labeling": "statistics store records config errors",
+    "labeling": "statistics store records config plots errors",
     "serving": "config records data models rollout errors",
     "comparison": (
         "report coefficients figure_parts paper_figures figures plots png shown metrics errors"

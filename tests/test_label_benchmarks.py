@@ -35,6 +35,17 @@ def test_a_kill_under_load_loses_nothing(load, capsys, address):
     assert found["lost"] == found["twice"] == found["half_written"] == found["extra"] == 0
 
 
+def test_a_large_store_is_filled_once_and_measured(load, capsys, address):
+    found, code = result(load("label_scale"), capsys, address)
+    assert code == 0 and found["errors"] == {}
+    assert (found["prompts"], found["rankings"], found["ratings"]) == (300, 600, 2400)
+    assert found["requests"]["queue"] >= 1 and found["figures_s"] is not None
+    assert 0 < found["labelers"]["p50_ms"] <= found["labelers"]["p99_ms"]
+    done = found["requests"]["submit"]
+    again, code = result(load("label_scale"), capsys, address)
+    assert code == 0 and again["prompts"] == 300 and 600 + done <= again["rankings"] < 700
+
+
 def test_percentiles_of_a_hundred_times(load):
     times = [number / 1000 for number in range(1, 101)]  # 1 to 100 ms
     found = load("label_service").percentiles(times)

@@ -102,7 +102,7 @@ class SnapshotConfig(Section):
     consensus: bool = False
     """Also pairs/consensus.jsonl: pairs that most of their labelers order alike, with counts."""
     parquet: bool = False
-    """Also parquet/: the three files as Parquet."""
+    """Also parquet/: the files as Parquet."""
 
 
 class EvaluateConfig(Section):

@@ -27,7 +27,7 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 from heedful.labeling.auth import hash_password
 from heedful.records import Completion, Prompt, Rating
 from heedful.store import people, pools, projects, screening, tasks, threads
-from heedful.store.answers import LabelSchema, RankingAnswer
+from heedful.store.answers import LabelSchema, PromptLabels, RankingAnswer
 from heedful.store.database import open_database
 
 PASSWORD = "seven quiet herons"
@@ -281,7 +281,8 @@ def _opinion(outputs: tuple[str, ...], chance: random.Random) -> RankingAnswer:
     seen = [round(2 * (one + chance.gauss(0, 0.35))) for one in worth]
     order = sorted(set(seen), reverse=True)
     ranks = tuple(1 + order.index(one) for one in seen)
-    return RankingAnswer(ranks, tuple(Rating(8 - min(rank, 7), {}) for rank in ranks))
+    said = PromptLabels("open_qa" if ranks[0] < 3 else "chat", {"ambiguous": ranks[1] == 1})
+    return RankingAnswer(ranks, tuple(Rating(8 - min(rank, 7), {}) for rank in ranks), said)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_pages_of_researchers(furnished, open_browser, log_in, picture):
     expect(page.get_by_role("heading", name="Queue")).to_be_visible()
     picture(page, "project")
     page.get_by_role("link", name="Labelers", exact=True).click()
-    expect(page.get_by_text("Gus")).to_be_visible()
+    expect(page.get_by_role("rowheader", name="Gus")).to_be_visible()
     picture(page, "labelers", full_page=True, clip={"x": 0, "y": 0, "width": 1200, "height": 1150})
     page.get_by_role("link", name="Screening", exact=True).click()
     page.get_by_role("row").filter(has_text="4 of 4").get_by_role("link").click()

@@ -192,3 +192,49 @@ def test_nothing_is_lost_when_the_network_goes(begin):
     assert ranks(page) == ["1", "2", "3", "3"]
     answered = page.locator(".output").first.locator(".yes-no input:checked")
     expect(answered).to_have_count(len(METADATA_FIELDS))
+
+
+def test_r_ranks_by_the_ratings_as_a_first_order(begin, submit):
+    page = begin("lea")
+    for place, rating in enumerate((4, 6, 4)):  # the last output is not rated
+        page.locator(f"[name='ratings.{place}'][value='{rating}']").check()
+    page.locator("[name='ranks.3'][value='4']").check()
+    page.keyboard.press("r")  # keys are off
+    assert ranks(page) == [None, None, None, "4"]
+    page.get_by_label("rank", exact=True).check()
+    page.locator(".output").first.focus()
+    page.keyboard.press("r")
+    assert ranks(page) == ["2", "1", "2", "4"] and shelf_of(page, "B") == "Rank 1 (best)"
+    expect(page.locator("#said")).to_contain_text("Ranked by your ratings")
+    page.keyboard.press("r")
+    assert ranks(page) == [None, None, None, "4"] and shelf_of(page, "B") == "To be ranked"
+    page.get_by_role("button", name="Rank by my ratings").click()
+    page.locator("[name='ranks.3'][value='3']").check()  # changed by hand: nothing to go back to
+    page.get_by_role("button", name="Rank by my ratings").click()
+    assert ranks(page) == ["2", "1", "2", "3"]
+    saved(page)
+    page.reload()
+    assert page.locator("[name='prefilled']").input_value() == "on"
+    submit(page)
+
+
+def test_long_outputs_stand_side_by_side_and_scroll_together(begin, violations):
+    page = begin("leo")
+    page.evaluate("""for (const [place, one] of document.querySelectorAll(".answer").entries())
+        one.textContent = `Line of output ${place}\n`.repeat(60 + 40 * place)""")
+    page.get_by_label("Outputs side by side").check()
+    first, second = (page.locator(".answer").nth(place) for place in (0, 1))
+    boxes = first.bounding_box(), second.bounding_box()
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+    assert boxes[0]["height"] == boxes[1]["height"]
+    share = "one => one.scrollTop / (one.scrollHeight - one.clientHeight)"
+    second.evaluate("one => { one.scrollTop = (one.scrollHeight - one.clientHeight) / 2; }")
+    page.wait_for_function(f"({share})(document.querySelector('.answer')) > 0.4")
+    for place in range(4):
+        found = page.locator(".answer").nth(place).evaluate(share)
+        assert found == pytest.approx(0.5, abs=0.01), place
+    assert violations(page, ["scrollable-region-focusable", "aria-allowed-role"]) == []
+    page.get_by_label("Outputs side by side").uncheck()
+    assert first.evaluate("one => one.scrollHeight - one.clientHeight") == 0
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.get_by_label("Outputs side by side")).to_be_hidden()

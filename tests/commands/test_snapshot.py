@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -57,6 +58,10 @@ def test_a_snapshot_is_written_and_entered_in_the_store(store, tmp_path, capsys)
         (made,) = snapshot.all_snapshots(connection, 1)
     database.close()
     assert made.manifest_sha256 in said
+    exported = {name: digest for digest, name in made.exports.items()}
+    parquet = (out / "parquet" / "demonstrations.parquet").read_bytes()
+    assert exported["parquet/demonstrations.parquet"] == hashlib.sha256(parquet).hexdigest()
+    assert "pairs/comparisons.jsonl" in exported
     assert run(store, out, "--project=first") == 2  # it is there already
     before = (out / "manifest.json").read_bytes()
     assert run(store, out, "--project=first", "--overwrite") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
@@ -66,7 +67,7 @@ def test_roles_change_and_accounts_close_at_once(house):
     assert ada.post(f"{PEOPLE}/99", token | {"role": "labeler", "state": "active"}).status == 404
     with house.database.read() as connection:
         found = audit.entries(connection, object=f"user/{user_id}")
-        assert {"role": "reviewer", "state": "disabled"}.items() <= found[1].detail.items()
+        assert {"role": "reviewer", "state": "disabled"}.items() <= found[2].detail.items()
 
 
 def test_people_are_found_by_name_or_address(house):
@@ -118,7 +119,10 @@ def test_an_erased_labeler_is_gone_and_what_held_the_data_is_named(house, comple
     (folder,) = (house.snapshots / "1").iterdir()
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     digest = manifest["files"]["comparisons.jsonl"]["sha256"]
-    for name, used in (("reward", digest), ("other", "0" * 64)):
+    pairs = ada.get("/admin/projects/1/snapshots/1/pairs.jsonl").response.content
+    of_pairs = hashlib.sha256(pairs).hexdigest()
+    models = {"reward": digest, "on-pairs": of_pairs, "other": "0" * 64}
+    for name, used in models.items():
         model = house.runs / name / "model"
         model.mkdir(parents=True)
         lineage = {"sha256": name, "parents": {}, "data": {"x": used}}
@@ -132,7 +136,8 @@ def test_an_erased_labeler_is_gone_and_what_held_the_data_is_named(house, comple
     assert ada.submit(page, path, email="leo@example.org").status == 422
     page = ada.submit(page, path, email=" Lea@example.org")
     assert "1 answers and 0 prompts" in page.text and folder.name in page.text
-    assert f"{house.runs / 'reward/model'}" in page.text and "other" not in page.text
+    assert f"{house.runs / 'reward/model'}" in page.text and "other/model" not in page.text
+    assert f"{house.runs / 'on-pairs/model'}" in page.text and of_pairs in page.text
     assert (
         lea.get("/").path == "/login" and house.stranger().log_in("lea@example.org").status == 401
     )

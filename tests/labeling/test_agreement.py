@@ -14,10 +14,12 @@ from heedful.labeling.agreement import (
     RATES,
     Answer,
     concordance,
-    flag_agreement,
-    krippendorff_alpha,
     newest,
     ranking_agreement,
+)
+from heedful.labeling.rating_agreement import (
+    flag_agreement,
+    krippendorff_alpha,
     rating_agreement,
 )
 from heedful.records import Rating

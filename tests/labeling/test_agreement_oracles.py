@@ -5,8 +5,9 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from heedful.labeling.agreement import Answer, flag_agreement, rating_agreement
+from heedful.labeling.agreement import Answer
 from heedful.labeling.quality import screening
+from heedful.labeling.rating_agreement import flag_agreement, rating_agreement
 from heedful.records import Rating
 
 

@@ -167,6 +167,9 @@ def test_the_page_says_how_old_its_figures_are(crew):
     assert "1 tasks shared by 2 labelers" in ada.get(path).text
     rank(crew, crew.who[0])
     crew.clock.now += 600.0
-    assert "As of 2023-11-14 22:13 UTC; newer figures are being computed." in ada.get(path).text
+    said = (
+        "As of 2023-11-14 22:13 UTC, over the 2 rankings of then; newer figures are being computed."
+    )
+    assert said in ada.get(path).text
     wait_for_end()
     assert "As of" not in ada.get(path).text

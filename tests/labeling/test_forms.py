@@ -65,3 +65,12 @@ def test_fast_mode_takes_ranks_alone_and_keeps_what_was_answered(house, lea):
     action = f"{page.path}/submit"
     assert lea.post(action, page.form(action) | answer).status == 200
     assert kept(house)[1].ratings == (None, None, None)
+
+
+def test_an_order_that_began_with_the_ratings_is_kept_as_such(house, lea):
+    for began, checks in (("on", ("prefilled",)), ("", ())):
+        page = house.begin(lea, "ranking")
+        action = f"{page.path}/submit"
+        sent = page.form(action) | house.ranked((1, 2, 3), (7, 5, 3)) | {"prefilled": began}
+        assert "Submitted." in lea.post(action, sent).text
+        assert kept(house)[-1].checks == checks

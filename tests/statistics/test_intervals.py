@@ -312,3 +312,29 @@ def test_errors_say_what_was_wrong():
         shares([1.0], [1.0], [0], level=95)
     with pytest.raises(EvaluationError, match="at least one value"):
         mean_interval([])
+
+
+def test_normal_sums_give_the_bounds_of_drawing_clusters():
+    rng = np.random.default_rng(4)
+    clusters = np.repeat(np.arange(3000), 2)
+    values = rng.exponential(size=(3000, 1)).repeat(2, axis=0) + rng.normal(size=(6000, 2))
+    ratio_of = {"ratio": lambda means: means[:, 0] / means[:, 1]}
+    settings = {"num_samples": 4000, "seed": 1}
+    drawn = bootstrap_all(values, [clusters], ratio_of, **settings)["ratio"]
+    normal = bootstrap_all(values, [clusters], ratio_of, **settings, normal_from=3000)["ratio"]
+    assert normal.value == drawn.value and normal.low != drawn.low
+    half = (drawn.high - drawn.low) / 2
+    assert normal.low == pytest.approx(drawn.low, abs=0.1 * half)
+    assert normal.high == pytest.approx(drawn.high, abs=0.1 * half)
+    few = bootstrap_all(values, [clusters], ratio_of, **settings, normal_from=3001)["ratio"]
+    assert few == drawn
+
+
+def test_normal_sums_of_a_mean_are_the_formula():
+    values = np.arange(5000) % 7 / 7.0
+    found = bootstrap_all(
+        values, [np.arange(5000)], {"": "mean"}, num_samples=20_000, seed=2, normal_from=10
+    )[""]
+    half = 1.96 * values.std() / math.sqrt(5000)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.05 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.05 * half)

@@ -129,12 +129,12 @@ def test_one_prompt_can_be_taken_out_of_quarantine_for_good(house):
 
 
 def test_models_made_with_a_snapshot_are_found_and_those_made_from_them(tmp_path):
-    made = snapshot.Snapshot(
-        1, 1, "m", {"comparisons.jsonl": {"sha256": "aa"}}, snapshot.Query(), None, 0.0
-    )
+    files = {"comparisons.jsonl": {"sha256": "aa"}}
+    made = snapshot.Snapshot(1, 1, "m", files, snapshot.Query(), None, 0.0, {"cc": "pairs.jsonl"})
     lineages = {
         "reward": {"sha256": "w1", "data": {"x/comparisons.jsonl": "aa"}, "parents": {}},
         "ppo": {"sha256": "w2", "data": {}, "parents": {"reward_model": {"sha256": "w1"}}},
+        "on pairs": {"sha256": "w4", "data": {"x/pairs.jsonl": "cc"}, "parents": {}},
         "other": {"sha256": "w3", "data": {"y": "bb"}, "parents": {"base": {"sha256": None}}},
     }
     for name, lineage in lineages.items():
@@ -142,4 +142,5 @@ def test_models_made_with_a_snapshot_are_found_and_those_made_from_them(tmp_path
         path = tmp_path / name / "model" / "heedful.json"
         path.write_text(json.dumps(lineage), encoding="utf-8")
     found = erasure.checkpoints_with([made], [tmp_path])
-    assert found == [tmp_path / "ppo/model", tmp_path / "reward/model"]
+    names = ("on pairs", "ppo", "reward")
+    assert found == [tmp_path / name / "model" for name in names]

@@ -131,6 +131,7 @@ def test_the_same_data_give_the_same_bytes_wherever_and_whenever(shared, tmp_pat
             "comparisons.jsonl",
             "demonstrations.jsonl",
             "manifest.json",
+            "prompt_labels.jsonl",
             "prompts.jsonl",
         ]
         contents.append([(tmp_path / place / name).read_bytes() for name in files])
@@ -173,7 +174,7 @@ def test_the_same_work_on_both_databases_gives_the_same_bytes(
         house.read(snapshot.write, house.project.id, directory)
         contents.append({path.name: path.read_bytes() for path in directory.iterdir()})
         database.close()
-    assert contents[0] == contents[1] and len(contents[0]) == 4
+    assert contents[0] == contents[1] and len(contents[0]) == 5
 
 
 def test_held_out_labelers_flagged_prompts_and_gold_stay_out(shared, tmp_path):
@@ -294,7 +295,7 @@ def test_statistics_read_what_the_snapshot_holds(shared):
     work, given = rank(house, 0, "k", ambiguous=True)
     (row,) = house.read(lambda c: list(labels.ranking_rows(c, house.project.id)))
     with house.database.read() as connection:
-        lengths = labels.output_lengths(connection, house.project.id)
+        lengths = labels.output_lengths(connection, house.project.id, {row.task_id})
         flags = list(labels.prompt_label_rows(connection, house.project.id))
     assert [given[f"Output {x} of p{work.prompt[-1]}"] for x in "abcd"] == list(row.ranks)
     assert [lengths[number] for number in row.outputs] == [14] * 4

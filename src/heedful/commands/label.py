@@ -27,7 +27,7 @@ EXPORTS = {
     "shared": "answers to gold and drift tasks too",
     "pairs": "also pairs/comparisons.jsonl: prompt, chosen, rejected",
     "consensus": "also pairs/consensus.jsonl: the pairs that most of their labelers order alike",
-    "parquet": "also parquet/: the three files as Parquet",
+    "parquet": "also parquet/: the files as Parquet",
 }
 LIBRARIES = ("argon2", "fastapi", "multipart", "sqlalchemy", "uvicorn")
 

@@ -33,12 +33,31 @@ def run_snapshot(config: SnapshotConfig, resume: bool = False) -> None:
         with database.read() as connection:
             project = projects.by_name(connection, config.project)
             written = snapshot.write(connection, project.id, run_dir, query)
-        database.write(lambda c: snapshot.note(c, written, actor=None, now=time.time()))
+        number = database.write(lambda c: snapshot.note(c, written, actor=None, now=time.time()))
+        made = _write_exports(config, run_dir)
+        for path in made:
+            name, digest = str(path.relative_to(run_dir)), exports.file_sha256(path)
+            database.write(
+                lambda c, n=name, d=digest: snapshot.note_export(
+                    c, number, n, d, actor=None, now=time.time()
+                )
+            )
     finally:
         database.close()
     console = Console(highlight=False, soft_wrap=True)
     for name, file in written.files.items():
         console.print(f"{file['rows']:>9,} rows  {run_dir / name}")
+    for path, num_pairs in made.items():
+        what = "" if num_pairs is None else f"{num_pairs:,} pairs"
+        console.print(f"{what:>15} {path}")
+    console.print(f"manifest sha256 {written.manifest_sha256}")
+
+
+def _write_exports(config: SnapshotConfig, run_dir: Path) -> dict[Path, int | None]:
+    """The files that were made out of the snapshot as asked for, with their number of pairs."""
+    from heedful.store import exports
+
+    made: dict[Path, int | None] = {}
     for is_wanted, name, write in (
         (config.pairs, PAIRS_FILE, exports.write_pairs),
         (config.consensus, CONSENSUS_FILE, exports.write_consensus),
@@ -46,8 +65,7 @@ def run_snapshot(config: SnapshotConfig, resume: bool = False) -> None:
         if is_wanted:
             target = run_dir / name
             target.parent.mkdir(exist_ok=True)
-            console.print(f"{write(run_dir, target):>9,} pairs {target}")
+            made[target] = write(run_dir, target)
     if config.parquet:
-        for path in exports.write_parquet(run_dir, run_dir / PARQUET_DIRECTORY):
-            console.print(f"               {path}")
-    console.print(f"manifest sha256 {written.manifest_sha256}")
+        made |= dict.fromkeys(exports.write_parquet(run_dir, run_dir / PARQUET_DIRECTORY))
+    return made

@@ -107,6 +107,7 @@ RULES: dict[str, Rule] = {
     "POST /admin/projects/{project_id}/quarantine/remove": STAFF,
     "GET /admin/projects/{project_id}/erasure": STAFF,
     "POST /admin/projects/{project_id}/erasure": STAFF,
+    "GET /admin/projects/{project_id}/prompts": READERS,
     "GET /admin/projects/{project_id}/tasks": READERS,
     "GET /admin/projects/{project_id}/tasks/{task}": READERS,
     "POST /admin/projects/{project_id}/tasks/{task}/decision": STAFF,

@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from heedful.errors import HeedfulError
-from heedful.labeling import uploads
+from heedful.labeling import charts, uploads
 from heedful.labeling.access import token_hash
-from heedful.labeling.pages import go, render
+from heedful.labeling.figures import NORMAL_FROM
+from heedful.labeling.pages import QUESTIONS, go, render
 from heedful.labeling.service import (
     Refused,
     form_of,
@@ -27,7 +28,16 @@ from heedful.labeling.service import (
     write,
 )
 from heedful.records import METADATA_FIELDS, TRUTH_FIELDS
-from heedful.store import audit, exports, history, people, pools, projects, screening, snapshot
+from heedful.store import (
+    audit,
+    exports,
+    history,
+    people,
+    pools,
+    projects,
+    screening,
+    snapshot,
+)
 from heedful.store.answers import LabelSchema
 from heedful.store.problems import NotFound
 
@@ -56,6 +66,7 @@ def add_routes(app: FastAPI) -> None:
     app.add_api_route(
         f"{project}/invitations/{{invitation_id}}/revoke", revoke_invitation, methods=["POST"]
     )
+    app.add_api_route(f"{project}/prompts", show_prompt_labels, methods=["GET"])
     app.add_api_route(f"{project}/quarantine", show_quarantine, methods=["GET"])
     app.add_api_route(f"{project}/quarantine", release_prompt, methods=["POST"])
     app.add_api_route(f"{project}/snapshots", make_snapshot, methods=["POST"])
@@ -127,16 +138,9 @@ def show_project(request: Request, project_id: int) -> Response:
 def _project_page(
     request: Request, project_id: int, *, problem: str = "", said: str = "", status: int = 200
 ) -> Response:
-    now = now_of(request)
-    today = int(now // DAY_S)
-    since = (today - SHOWN_DAYS + 1) * DAY_S
-
     def find(connection: Any) -> dict[str, Any]:
-        by_day = history.per_day(connection, project_id, since=since)
         return {
             "project": projects.get(connection, project_id),
-            "progress": pools.progress(connection, project_id),
-            "days": [(day * DAY_S, by_day.get(day, 0)) for day in range(today, today - 14, -1)],
             "guideline": projects.guideline(connection, project_id),
             "schema": projects.schema(connection, project_id),
             "snapshots": snapshot.all_snapshots(connection, project_id),
@@ -147,6 +151,12 @@ def _project_page(
         }
 
     found = read(request, find)
+    # What somebody has just done is to be seen.
+    counted = request.app.state.queues.get(project_id, fresh=bool(problem or said))
+    today = int(now_of(request) // DAY_S)
+    progress, by_day = counted.value
+    days = [(day * DAY_S, by_day.get(day, 0)) for day in range(today, today - SHOWN_DAYS, -1)]
+    drawn = [*charts.queue(progress), *charts.throughput(days)]
     suffixes = service_of(request).readers.suffixes
     return render(
         request,
@@ -155,8 +165,21 @@ def _project_page(
         problem=problem,
         said=said,
         suffixes=suffixes,
+        progress=progress,
+        days=days,
+        as_of=counted.as_of,
+        charts=drawn,
         **found,
     )
+
+
+def count_queue(
+    connection: Any, project_id: int, now: float
+) -> tuple[list[pools.Progress], dict[int, int]]:
+    """How far each kind of task has come, and {day: submissions} of the last weeks."""
+    since = (int(now // DAY_S) - SHOWN_DAYS) * DAY_S
+    by_day = history.per_day(connection, project_id, since=since)
+    return pools.progress(connection, project_id), by_day
 
 
 def import_file(request: Request, project_id: int) -> Response:
@@ -235,7 +258,6 @@ def _labelers_page(
             "members": members,
             "names": {one.id: one for one in people.all_users(connection)},
             "others": [one for one in everybody if one.id not in here],
-            "totals": {one.labeler_id: one for one in history.totals(connection, project_id)},
             "invitations": [
                 one
                 for one in people.open_invitations(connection, now=now)
@@ -244,6 +266,10 @@ def _labelers_page(
             "has_screening": bool(screening.items(connection, project_id)),
         }
 
+    found = read(request, find)  # the first, since it knows whether there is such a project
+    shown = request.app.state.figures.get(project_id)
+    counted = request.app.state.totals.get(project_id)
+    names = {number: one.name for number, one in found["names"].items()}
     return render(
         request,
         "labelers.html",
@@ -252,8 +278,13 @@ def _labelers_page(
         problem=problem,
         cohorts=COHORTS,
         moves=MOVES,
-        shown=request.app.state.figures.get(project_id),
-        **read(request, find),
+        shown=shown,
+        totals={one.labeler_id: one for one in counted.value},
+        totals_as_of=counted.as_of,
+        normal_from=NORMAL_FROM,
+        most_shown=charts.MOST_LABELERS,
+        charts=[] if shown.figures is None else charts.of_labelers(shown.figures, names),
+        **found,
     )
 
 
@@ -322,6 +353,14 @@ def revoke_invitation(request: Request, project_id: int, invitation_id: int) -> 
     return go(f"/admin/projects/{project_id}/labelers")
 
 
+def show_prompt_labels(request: Request, project_id: int) -> Response:
+    """What labelers say of the prompts: use cases, and what was ticked."""
+    project = read(request, projects.get, project_id)
+    shown = request.app.state.prompt_summaries.get(project_id)
+    drawn = [] if shown.figures is None else charts.of_prompts(shown.figures, QUESTIONS)
+    return render(request, "prompt_labels.html", project=project, shown=shown, charts=drawn)
+
+
 def show_quarantine(request: Request, project_id: int) -> Response:
     """The prompts that labelers have flagged: neither given out nor exported."""
 
@@ -374,9 +413,11 @@ def download(request: Request, project_id: int, number: int, name: str) -> Respo
             if not (folder / snapshot.MANIFEST).is_file():
                 break  # made by the command line, elsewhere
             path = folder / name if name in own else exports.derived(folder, name)
-            actor = user_of(request).id
-            object = f"snapshot/{number}"
-            write(request, audit.record, "download", object, actor=actor, now=now_of(request))
+            by = {"actor": user_of(request).id, "now": now_of(request)}
+            if name not in own:
+                sha256 = exports.file_sha256(path)
+                write(request, snapshot.note_export, number, name, sha256, **by)
+            write(request, audit.record, "download", f"snapshot/{number}", **by)
             return FileResponse(path, filename=name, media_type="application/octet-stream")
     raise NotFound("there is no such file")
 

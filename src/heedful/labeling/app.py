@@ -32,10 +32,11 @@ from heedful.labeling import (
     selection,
 )
 from heedful.labeling.access import guard
+from heedful.labeling.counts import Counts
 from heedful.labeling.figures import FigureCache
 from heedful.labeling.pages import HERE, go, render
 from heedful.labeling.service import Refused, Service
-from heedful.store import sessions, tasks
+from heedful.store import history, prompt_summary, sessions, tasks
 from heedful.store.problems import AnswerProblem, Conflict, NotFound
 
 # What adds pages; a path with a name in it comes after those that it would take for one.
@@ -54,6 +55,7 @@ PARTS = (
     record,
 )
 MAX_BODY_BYTES = 50_000_000  # an uploaded file
+LABELS_AT_ONCE = 20_000  # of prompts: counted while the page waits
 EXPIRE_EVERY_S = 15.0
 # Nothing inline, nothing from elsewhere: what a labeler is shown cannot become a program.
 POLICY = (
@@ -89,6 +91,19 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.figures = FigureCache(service.database, service.clock)
+    app.state.prompt_summaries = FigureCache(
+        service.database,
+        service.clock,
+        compute=prompt_summary.summary,
+        version_of=prompt_summary.version,
+        at_once=LABELS_AT_ONCE,
+    )
+    app.state.queues = Counts(
+        service.database,
+        service.clock,
+        lambda connection, project: admin.count_queue(connection, project, service.clock()),
+    )
+    app.state.totals = Counts(service.database, service.clock, history.totals)
     app.middleware("http")(with_headers)
     app.add_api_route("/health", health, methods=["GET"])
     for part in PARTS:

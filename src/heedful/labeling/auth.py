@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from heedful.labeling.access import session_cookie, token_hash
-from heedful.labeling.limits import network_of, wait_s
+from heedful.labeling.limits import network_of, note_refused, wait_s
 from heedful.labeling.pages import go, render
 from heedful.labeling.service import (
     Refused,
@@ -93,8 +93,8 @@ def log_in(request: Request) -> Response:
     user = read(request, people.user_by_email, email)
     is_right = is_password(None if user is None else user.password_hash, password)
     if user is None or not is_right or user.state != "active":
-        for scope, subject in subjects.items():
-            write(request, sessions.note_failure, scope, subject, now=now)
+        why = "password" if not is_right or user is None else "closed account"
+        write(request, note_refused, subjects, None if user is None else user.id, why, now=now)
         problem = "Address or password are wrong."
         return render(request, "login.html", status=401, email=email, problem=problem)
     write(request, sessions.clear_failures, "login-account", subjects["login-account"])
@@ -240,7 +240,9 @@ def problem_with_password(request: Request, password: str) -> str:
         return f"Too many attempts: try again in {seconds:.0f} seconds."
     if is_password(user.password_hash, password):
         return ""
-    write(request, sessions.note_failure, "login-account", user.email, now=now)
+    subjects = {"login-account": user.email}
+    network = network_of(request)
+    write(request, note_refused, subjects, user.id, "password, logged in", now=now, network=network)
     return "The password is wrong."
 
 

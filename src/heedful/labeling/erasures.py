@@ -118,6 +118,9 @@ def _done(request: Request, erased: Erased, back: str) -> Response:
         request,
         "erased.html",
         erased=erased,
+        exports=sorted(
+            (name, sha256) for one in erased.snapshots for sha256, name in one.exports.items()
+        ),
         folders=[folder for folder in folders if folder.is_dir()],
         models=models,
         runs=service.runs,

@@ -4,6 +4,7 @@ ranks.0         rank of the output in place 0 of the page
 ratings.0       its overall rating, 1 to 7        ratings.0.violent   yes | no
 rating_notes.0  a note on it                      notes               a note on all of them
 labels.pii      on, or absent: not answered       use_case            one of Table 1, or empty
+prefilled       on: the ranks were first put in the order of the ratings
 response        the text of a demonstration, or of a written prompt (may be empty there)
 text            a written prompt; for few-shot the instruction
 pairs.0.input   the first pair of few-shot          pairs.0.output  (num_pairs: shown on the page)
@@ -41,6 +42,7 @@ CHECKS = {
     "goes_on": "the response goes on with another Input: or Output:, and should end before",
     "same_input": "two pairs have the same input",
 }
+PREFILLED = "prefilled"  # kept among the checks of a ranking that began with the ratings' order
 _YES_NO = {"yes": True, "no": False}
 _PAIR_MARK = re.compile(r"^(Input|Output):", re.MULTILINE)
 
@@ -64,8 +66,14 @@ def answer_of(fields: Fields, work: Work) -> Answer:
         labels=labels,
         rating_notes=tuple(fields.get(f"rating_notes.{place}", "") for place in places),
         notes=fields.get("notes", ""),
-        checks=tuple(sorted(set(fields.get("checks", "").split()) & CHECKS.keys())),
+        checks=_checks(fields),
     )
+
+
+def _checks(fields: Fields) -> tuple[str, ...]:
+    """The soft checks that were overridden, and whether the ranks began with the ratings."""
+    found = set(fields.get("checks", "").split()) & CHECKS.keys()
+    return tuple(sorted(found | ({PREFILLED} if fields.get(PREFILLED) else set())))
 
 
 def doubts(answer: Answer, work: Work, active_s: float | None) -> list[str]:

@@ -28,6 +28,22 @@ def wait_s(connection: Any, subjects: Mapping[str, str], *, now: float) -> float
     return max(waits)
 
 
+def note_refused(
+    connection: Any,
+    subjects: Mapping[str, str],
+    user_id: int | None,
+    why: str,
+    *,
+    now: float,
+    network: str | None = None,
+) -> None:
+    """Counts a failure of each of {scope: subject}, and enters it into the record."""
+    for scope, subject in subjects.items():
+        sessions.note_failure(connection, scope, subject, now=now)
+    from_where = subjects.get("login-ip", "unknown") if network is None else network
+    sessions.note_refusal(connection, user_id, why, from_where, now=now)
+
+
 def _delay_s(over: int) -> float:
     """The wait after a failure: 1, 2, 4 ... seconds after the free ones."""
     return 0.0 if over < 0 else min(2.0 ** min(over, 30), MAX_DELAY_S)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,7 @@ from heedful.statistics.pairs import (
     OPPOSITE,
     SECOND_TIED,
     Floats,
+    Observations,
     Ranked,
     against_reference,
     compare_signs,
@@ -91,29 +92,64 @@ def labeler_quality(
     kept = newest(answers)
     gold = gold or {}
     special = {*gold, *constant}
-    agreed = _agreement([answer for answer in kept if answer.prompt not in special])
-    habits = _habits(kept)
-    right = _gold_accuracy([(a.labeler, a.ranked()) for a in kept if a.prompt in gold], gold)
-    by_labeler: dict[str, list[Answer]] = defaultdict(list)
-    for answer in kept:
-        by_labeler[answer.labeler].append(answer)
-    found = {}
-    for name in sorted(by_labeler):
-        own = by_labeler[name]
-        times = [answer.active_s for answer in own if answer.active_s is not None]
-        found[name] = LabelerQuality(
+    found = observe([answer.ranked() for answer in kept if answer.prompt not in special])
+    return quality_of(work_of(kept), found, gold_accuracy(kept, gold))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What answers (A,) say of their labelers' habits, whatever others have answered."""
+
+    prompts: NDArray[Any]
+    labelers: NDArray[Any]
+    num_outputs: Floats
+    active_s: Floats  # NaN where it is not known
+    habits: Floats  # (A, 4, 2): hits beside items, in the order of HABITS
+
+
+def work_of(answers: Sequence[Answer]) -> Work:
+    """The habits of each answer."""
+    return Work(
+        np.array([answer.prompt for answer in answers], dtype=np.str_),
+        np.array([answer.labeler for answer in answers], dtype=np.str_),
+        np.array([len(answer.outputs) for answer in answers], dtype=float),
+        np.array([np.nan if a.active_s is None else a.active_s for a in answers], dtype=float),
+        _habits(answers),
+    )
+
+
+def quality_of(
+    work: Work, found: Observations, right: Mapping[str, Share]
+) -> dict[str, LabelerQuality]:
+    """The figures of every labeler from their habits, what was observed of two of them each, and
+    their gold accuracy."""
+    agreed = _agreement(found)
+    habits = {
+        name: shares(
+            work.habits[:, place, 0], work.habits[:, place, 1], work.prompts, work.labelers
+        )
+        for place, name in enumerate(HABITS)
+    }
+    names, labeler = np.unique(work.labelers, return_inverse=True)
+    chance = np.bincount(labeler, 1 / work.num_outputs) / np.bincount(labeler)
+    number_of = {str(name): number for number, name in enumerate(names.tolist())}
+    quality = {}
+    for name in sorted(number_of):
+        own = labeler == number_of[name]
+        times = work.active_s[own & ~np.isnan(work.active_s)]
+        quality[name] = LabelerQuality(
             name,
-            num_answers=len(own),
+            num_answers=int(own.sum()),
             num_shared_prompts=agreed.num_prompts.get(name, 0),
             rest_strict=agreed.rest_strict.get(name, math.nan),
             gold_accuracy=right.get(name),
-            first_by_chance=float(np.mean([1 / len(answer.outputs) for answer in own])),
-            median_active_s=float(np.median(times)) if times else math.nan,
-            active_s=float(sum(times)),
+            first_by_chance=float(chance[number_of[name]]),
+            median_active_s=float(np.median(times)) if len(times) else math.nan,
+            active_s=float(times.sum()),
             **{rate: by_name.get(name) for rate, by_name in agreed.rates.items()},
             **{habit: by_name.get(name) for habit, by_name in habits.items()},
         )
-    return found
+    return quality
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +161,7 @@ class _Agreed:
     rest_strict: dict[str, float]
 
 
-def _agreement(answers: Sequence[Answer]) -> _Agreed:
-    found = observe([answer.ranked() for answer in answers])
+def _agreement(found: Observations) -> _Agreed:
     # Each observation is one of either labeler.
     labelers = np.concatenate([found.labelers[:, 0], found.labelers[:, 1]])
     prompts = np.concatenate([found.prompts, found.prompts])
@@ -148,7 +183,9 @@ def _agreement(answers: Sequence[Answer]) -> _Agreed:
     with np.errstate(divide="ignore", invalid="ignore"):
         # Halves, because the rows above hold each observation twice.
         rest = (alike.sum() / 2 - own_alike) / (strict.sum() / 2 - own_strict)
-    return _Agreed(rates, num_prompts, dict(zip(names.tolist(), rest.tolist(), strict=True)))
+    return _Agreed(
+        rates, num_prompts, dict(zip(map(str, names.tolist()), rest.tolist(), strict=True))
+    )
 
 
 def _bounded(found: dict[str, Share]) -> dict[str, Share]:
@@ -161,6 +198,12 @@ def _bounded(found: dict[str, Share]) -> dict[str, Share]:
     }
 
 
+def gold_accuracy(answers: Iterable[Answer], gold: Reference) -> dict[str, Share]:
+    """By labeler: how far the answers to gold prompts agree with gold."""
+    own = [(answer.labeler, answer.ranked()) for answer in answers if answer.prompt in gold]
+    return _gold_accuracy(own, gold)
+
+
 def _gold_accuracy(rankings: Sequence[tuple[str, Ranked]], gold: Reference) -> dict[str, Share]:
     """By name: the share of the pairs that gold orders strictly which are in that order."""
     counts = against_reference([ranking for _, ranking in rankings], gold)
@@ -171,12 +214,12 @@ def _gold_accuracy(rankings: Sequence[tuple[str, Ranked]], gold: Reference) -> d
     return shares(right, strict, prompts, names)
 
 
-def _habits(answers: Sequence[Answer]) -> dict[str, dict[str, Share]]:
-    """How each labeler ranks, whatever the outputs say: by figure, then by labeler."""
+def _habits(answers: Sequence[Answer]) -> Floats:
+    """Hits beside items (A, 4, 2) of each habit, in the order of HABITS."""
     by_size: dict[int, list[int]] = defaultdict(list)
     for place, answer in enumerate(answers):
         by_size[len(answer.outputs)].append(place)
-    columns = {name: np.zeros((len(answers), 2)) for name in _HABITS}
+    columns = {name: np.zeros((len(answers), 2)) for name in HABITS}
     for size, places in by_size.items():
         group = [answers[place] for place in places]
         ranks = np.array([answer.ranks for answer in group], dtype=float)  # (A, K)
@@ -196,15 +239,10 @@ def _habits(answers: Sequence[Answer]) -> dict[str, dict[str, Share]]:
         columns["contradictions"][places] = _pair(
             worse * rated_higher > 0, worse * rated_higher != 0
         )
-    prompts = np.array([answer.prompt for answer in answers], dtype=np.str_)
-    labelers = np.array([answer.labeler for answer in answers], dtype=np.str_)
-    return {
-        name: shares(hits, items, prompts, labelers)
-        for name, (hits, items) in ((name, table.T) for name, table in columns.items())
-    }
+    return np.stack(list(columns.values()), axis=1)
 
 
-_HABITS = ("ties", "first_ranked_best", "longer_preferred", "contradictions")
+HABITS = ("ties", "first_ranked_best", "longer_preferred", "contradictions")
 
 
 def _pair(hits: NDArray[np.bool_], items: NDArray[np.bool_]) -> Floats:
@@ -243,10 +281,37 @@ def drift(
     early or late, measure the same thing every week (Stiennon et al. 2020). Outputs that not
     all of them ranked are left out.
     """
-    kept = [answer for answer in newest(answers) if answer.prompt in set(constant)]
+    fixed = set(constant)
+    kept = [answer for answer in newest(answers) if answer.prompt in fixed]
     counts = _against_the_others([answer.ranked() for answer in kept])
-    strict = counts[:, ALIKE] + counts[:, OPPOSITE]
     mine = np.array([labeler in (None, answer.labeler) for answer in kept], dtype=bool)
+    return _drift(kept, counts, mine, week_s, num_samples, seed)
+
+
+def drifts(
+    answers: Sequence[Answer], constant: Collection[str], *, num_samples: int = 2000, seed: int = 0
+) -> dict[str, Drift]:
+    """``drift`` of every labeler who has one, by name."""
+    fixed = set(constant)
+    kept = [answer for answer in newest(answers) if answer.prompt in fixed]
+    counts = _against_the_others([answer.ranked() for answer in kept])
+    who = np.array([answer.labeler for answer in kept], dtype=np.str_)
+    found = {
+        str(name): _drift(kept, counts, who == name, WEEK_S, num_samples, seed)
+        for name in np.unique(who)
+    }
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _drift(
+    kept: Sequence[Answer],
+    counts: Floats,
+    mine: NDArray[np.bool_],
+    week_s: float,
+    num_samples: int,
+    seed: int,
+) -> Drift | None:
+    strict = counts[:, ALIKE] + counts[:, OPPOSITE]
     chosen = np.flatnonzero(mine & (strict > 0))
     if len(chosen) == 0:
         return None

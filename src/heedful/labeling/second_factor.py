@@ -20,7 +20,7 @@ from starlette.responses import Response
 from heedful.errors import MissingExtraError
 from heedful.labeling.access import token_hash
 from heedful.labeling.auth import begin_session, problem_with_password, too_fast
-from heedful.labeling.limits import network_of, wait_s
+from heedful.labeling.limits import network_of, note_refused, wait_s
 from heedful.labeling.pages import go, render
 from heedful.labeling.service import (
     Refused,
@@ -107,8 +107,7 @@ def check_code(connection: Any, user: people.User, network: str, code: str, *, n
     if is_right:
         sessions.clear_failures(connection, "code-account", str(user.id))
         return 0.0
-    for scope, subject in subjects.items():
-        sessions.note_failure(connection, scope, subject, now=now)
+    note_refused(connection, subjects, user.id, "second factor", now=now)
     return -1.0
 
 

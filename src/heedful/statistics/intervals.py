@@ -104,15 +104,25 @@ def bootstrap_all(
     num_samples: int = 2000,
     level: float = 0.95,
     seed: int,
+    normal_from: int | None = None,
 ) -> dict[str, Interval]:
     """Several statistics of the same rows, by name, from the same draws.
 
     ``clusterings`` are as ``clusters`` of ``bootstrap``; a row counts the product of its draws in
-    all of them. Drawing is what costs, so further statistics are nearly free.
+    all of them. Drawing is what costs, so further statistics are nearly free. From ``normal_from``
+    clusters on, the sums over the draws of one clustering (N,) are drawn from the normal
+    distribution that so many independent clusters give them, whose cost does not grow with N.
     """
     checked = [_checked(values, clusters) for clusters in clusterings]
     rows, numbers = checked[0][0], [found for _, found in checked]
-    return _intervals(rows, numbers, statistics, num_samples, level, seed)
+    is_normal = (
+        normal_from is not None
+        and len(numbers) == 1
+        and numbers[0].shape[1] == 1
+        and int(numbers[0].max()) + 1 >= normal_from
+    )
+    sample = _normal_sums if is_normal else _resampled
+    return _intervals(rows, numbers, statistics, num_samples, level, seed, sample)
 
 
 def two_way_if_enough(
@@ -227,6 +237,7 @@ def _intervals(
     num_samples: int,
     level: float,
     seed: int,
+    sample: Callable[[Floats, list[NDArray[np.intp]], int, int], Floats],
 ) -> dict[str, Interval]:
     if not 0 < level < 1:
         raise EvaluationError(f"the level of an interval is between 0 and 1; got {level}")
@@ -236,7 +247,7 @@ def _intervals(
     totals = np.hstack([np.where(present, rows, 0.0), present])  # (N, 2D): sums beside counts
     whole, drawn = totals.sum(axis=0, keepdims=True), None
     if all(numbers.max() > 0 for numbers in clusterings):
-        drawn = _resampled(totals, clusterings, num_samples, seed)
+        drawn = sample(totals, clusterings, num_samples, seed)
     found = {}
     for name, statistic in statistics.items():
         value = float(_apply(statistic, whole)[0])
@@ -277,6 +288,22 @@ def _resampled(
     )
 
 
+def _normal_sums(
+    totals: Floats, clusterings: list[NDArray[np.intp]], num_samples: int, seed: int
+) -> Floats:
+    """As ``_resampled`` of one clustering, by the central limit theorem: normal sums (S, 2D).
+
+    Drawing C clusters with replacement gives sums of mean ``C m`` and covariance ``C V``, with the
+    mean m and the covariance V (over C, not C - 1) of the clusters' totals.
+    """
+    by_cluster, _ = _by_cluster(totals, clusterings[0])
+    num_clusters, mean = len(by_cluster), by_cluster.mean(axis=0)
+    centred = by_cluster - mean
+    spread, axes = np.linalg.eigh(centred.T @ centred)  # singular: counts of the same rows
+    drawn = np.random.default_rng(seed).standard_normal((num_samples, len(mean)))
+    return num_clusters * mean + drawn * np.sqrt(np.maximum(spread, 0.0)) @ axes.T
+
+
 def _weights(
     clusterings: Sequence[NDArray[np.intp]], num_samples: int, seed: int
 ) -> Iterator[Floats]:
@@ -296,9 +323,14 @@ def _weights(
 
 def _by_cluster(totals: Floats, numbers: NDArray[np.intp]) -> tuple[Floats, list[NDArray[np.intp]]]:
     """The totals of all rows with the same cluster, or the same two in either order."""
-    different, places = np.unique(np.sort(numbers, axis=1), axis=0, return_inverse=True)
-    columns = [np.bincount(places, column, len(different)) for column in totals.T]
-    return np.stack(columns, axis=1, dtype=float), [different]
+    # One number for a row's clusters, since sorting numbers is much faster than sorting rows.
+    ordered, size = np.sort(numbers, axis=1), int(numbers.max()) + 1
+    code = np.zeros(len(ordered), dtype=np.int64)
+    for column in ordered.T:
+        code = code * size + column
+    _, first, places = np.unique(code, return_index=True, return_inverse=True)
+    columns = [np.bincount(places, column, len(first)) for column in totals.T]
+    return np.stack(columns, axis=1, dtype=float), [ordered[first]]
 
 
 def cluster_draws(rng: np.random.Generator, num_samples: int, num_clusters: int) -> Floats:
@@ -346,17 +378,19 @@ def shares(
         raise EvaluationError(f"the level of an interval is between 0 and 1; got {level}")
     kept = item > 0
     names, group = np.unique(group[kept], return_inverse=True)
-    _, cluster = np.unique(cluster[kept], return_inverse=True)
-    pairs, place = np.unique(np.stack([group, cluster]), axis=1, return_inverse=True)
-    hit_by_cluster = np.bincount(place, hit[kept], pairs.shape[1]).astype(float)
-    item_by_cluster = np.bincount(place, item[kept], pairs.shape[1]).astype(float)
+    each, cluster = np.unique(cluster[kept], return_inverse=True)
+    # One number for a group and a cluster: sorting numbers is much faster than sorting pairs.
+    pairs, place = np.unique(group * np.int64(len(each)) + cluster, return_inverse=True)
+    group_of = pairs // max(1, len(each))
+    hit_by_cluster = np.bincount(place, hit[kept], len(pairs)).astype(float)
+    item_by_cluster = np.bincount(place, item[kept], len(pairs)).astype(float)
 
     def by_group(values: Floats | None) -> Floats:
-        return np.bincount(pairs[0], values, len(names)).astype(float)
+        return np.bincount(group_of, values, len(names)).astype(float)
 
     num_items, num_clusters = by_group(item_by_cluster), by_group(None)
     value = by_group(hit_by_cluster) / num_items  # (G,)
-    residual = hit_by_cluster - value[pairs[0]] * item_by_cluster
+    residual = hit_by_cluster - value[group_of] * item_by_cluster
     low, high = _wilson(value, by_group(residual**2) / num_items**2, num_items, num_clusters, level)
     return {
         str(name): Share(Interval(float(v), float(a), float(b)), float(n), int(c))

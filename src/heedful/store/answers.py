@@ -67,7 +67,8 @@ class DemonstrationAnswer:
 class RankingAnswer:
     """A rank (1 is best, equal is a tie, gaps are fine) and a rating for every output shown.
 
-    ``checks`` names the soft checks that the labeler has overridden.
+    ``checks`` names the soft checks that the labeler has overridden; "prefilled" says that the
+    ranks were first put in the order of the ratings.
     """
 
     ranks: tuple[int, ...]

@@ -102,7 +102,7 @@ def _lines(
     query = (
         select(tasks.c.id, tasks.c.pool, prompts.c.text, adjudications.c.at)
         .join(prompts, prompts.c.id == tasks.c.prompt_id)
-        .outerjoin(adjudications, adjudications.c.task_id == tasks.c.id)
+        .join(adjudications, adjudications.c.task_id == tasks.c.id, isouter=view != "decided")
         .where(
             tasks.c.project_id == project_id,
             tasks.c.kind == "ranking",
@@ -113,9 +113,9 @@ def _lines(
         .limit(limit)
     )
     if view == "disputed":
-        query = query.where(adjudications.c.at.is_(None), tasks.c.pool == "work", count > 1)
-    elif view == "decided":
-        query = query.where(adjudications.c.at.is_not(None))
+        # Not "is work": nearly all tasks are, and an index of them would be sorted for each page.
+        special = tasks.c.pool.in_(("gold", "drift"))
+        query = query.where(adjudications.c.at.is_(None), ~special, count > 1)
     elif view == "gold":
         query = query.where(tasks.c.pool == "gold")
     rows = connection.execute(query).all()

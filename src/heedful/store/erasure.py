@@ -119,11 +119,13 @@ def erase_prompt(connection: Connection, prompt_number: int, *, actor: int, now:
 
 
 def checkpoints_with(made: Iterable[Snapshot], runs: Collection[Path]) -> list[Path]:
-    """The model directories below ``runs`` whose lineage names a file of these snapshots.
+    """The model directories below ``runs`` whose lineage names a file of these snapshots, or one
+    made out of them.
 
     Models trained further on such a model are among them, by the hash of their parent's weights.
     """
     hashes = {file["sha256"] for snapshot in made for file in snapshot.files.values()}
+    hashes |= {sha256 for snapshot in made for sha256 in snapshot.exports}
     lineages: dict[Path, dict[str, Any]] = {}
     for run in runs:
         for path in sorted(run.rglob(LINEAGE_FILE)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -14,7 +15,7 @@ from heedful.errors import MissingExtraError
 from heedful.store.problems import NotFound, StoreError
 from heedful.store.snapshot import MANIFEST, replace_file
 
-FILES = ("prompts", "demonstrations", "comparisons")
+FILES = ("prompts", "demonstrations", "comparisons", "prompt_labels")
 _making = threading.Lock()  # two who ask at once get one file
 # What can be had of a snapshot beside its own files, and what it is.
 DERIVED = {
@@ -112,6 +113,12 @@ def write_parquet(snapshot: Path, target: Path) -> list[Path]:
     return written
 
 
+def file_sha256(path: Path) -> str:
+    """The hash by which a model's lineage names a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write_table(rows: list[dict[str, Any]], target: Path) -> None:
     """Writes rows as Parquet beside the place, and moves the file there when it is whole."""
     try:
@@ -151,6 +158,9 @@ def _rows(snapshot: Path, kind: str) -> Iterator[dict[str, Any]]:
     if kind == "consensus":
         yield from consensus_pairs(_rows(snapshot, "comparisons"))
         return
-    with (snapshot / f"{kind}.jsonl").open(encoding="utf-8") as lines:
+    path = snapshot / f"{kind}.jsonl"
+    if kind == "prompt_labels" and not path.exists():
+        return  # a snapshot from before labels on prompts were part of it
+    with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -271,11 +271,15 @@ def version(connection: Connection, project_id: int) -> Version:
 
 
 def ranking_rows(
-    connection: Connection, project_id: int, *, labeler_id: int | None = None, after: int = 0
+    connection: Connection,
+    project_id: int,
+    *,
+    labeler_id: int | None = None,
+    of_tasks: Collection[int] | None = None,
 ) -> Iterator[RankingRow]:
     """Every ranking of a project that stands, with its ratings, in order of submission.
 
-    ``after`` gives those of later submissions than that alone.
+    ``of_tasks`` (some hundreds at most) gives those of some tasks alone.
     """
     query = (
         select(
@@ -294,7 +298,7 @@ def ranking_rows(
         .join(guidelines, guidelines.c.id == assignments.c.guideline_id)
         .join(label_schemas, label_schemas.c.id == assignments.c.label_schema_id)
         .join(tasks, tasks.c.id == rankings.c.task_id)
-        .where(tasks.c.project_id == project_id, rankings.c.submission_id > after)
+        .where(tasks.c.project_id == project_id)
         .order_by(rankings.c.submission_id)
     )
     given = (
@@ -306,12 +310,15 @@ def ranking_rows(
             (task_completions.c.task_id == rankings.c.task_id)
             & (task_completions.c.completion_id == ratings.c.completion_id),
         )
-        .where(tasks.c.project_id == project_id, ratings.c.submission_id > after)
+        .where(tasks.c.project_id == project_id)
         .order_by(ratings.c.submission_id, task_completions.c.position)
     )
     if labeler_id is not None:
         query = query.where(rankings.c.labeler_id == labeler_id)
         given = given.where(rankings.c.labeler_id == labeler_id)
+    if of_tasks is not None:
+        query = query.where(rankings.c.task_id.in_(of_tasks))
+        given = given.where(rankings.c.task_id.in_(of_tasks))
     # Both come in the same order, and every ranking has a rating row for each of its completions.
     with (
         connection.execute(given.execution_options(yield_per=5000)) as rated,
@@ -321,15 +328,27 @@ def ranking_rows(
             yield _ranking_row(row, [next(rated) for _ in row.ranks])
 
 
-def rankings_by_task(connection: Connection, project_id: int) -> dict[int, int]:
-    """{task: its rankings that stand}."""
+def standing(connection: Connection, project_id: int, *, after: int = 0) -> list[tuple[int, int]]:
+    """(submission, task) of every ranking that stands, or of those submitted after one."""
     query = (
-        select(rankings.c.task_id, func.count().label("n"))
+        select(rankings.c.submission_id, rankings.c.task_id)
+        .join(tasks, tasks.c.id == rankings.c.task_id)
+        .where(tasks.c.project_id == project_id, rankings.c.submission_id > after)
+        .order_by(rankings.c.submission_id)
+    )
+    return [(row.submission_id, row.task_id) for row in connection.execute(query)]
+
+
+def standing_sum(connection: Connection, project_id: int) -> tuple[int, int]:
+    """How many rankings stand, and the sum of their submissions' numbers: what tells two sets of
+    rankings apart without reading them."""
+    query = (
+        select(func.count(), func.coalesce(func.sum(rankings.c.submission_id), 0))
         .join(tasks, tasks.c.id == rankings.c.task_id)
         .where(tasks.c.project_id == project_id)
-        .group_by(rankings.c.task_id)
     )
-    return {row.task_id: row.n for row in connection.execute(query)}
+    number, total = connection.execute(query).one()
+    return number, int(total)
 
 
 def special_tasks(connection: Connection, project_id: int) -> dict[int, Pool]:
@@ -409,11 +428,14 @@ def prompt_label_rows(
             yield row.prompt_id, row.labeler_id, PromptLabels(row.use_case, row.flags)
 
 
-def output_lengths(connection: Connection, project_id: int) -> dict[int, int]:
-    """{number: characters} of every completion of a project."""
+def output_lengths(
+    connection: Connection, project_id: int, of_tasks: Collection[int]
+) -> dict[int, int]:
+    """{number: characters} of every completion of some tasks of a project."""
     query = (
         select(completions.c.id, func.length(completions.c.text).label("length"))
-        .join(prompts, prompts.c.id == completions.c.prompt_id)
-        .where(prompts.c.project_id == project_id)
+        .join(task_completions, task_completions.c.completion_id == completions.c.id)
+        .join(tasks, tasks.c.id == task_completions.c.task_id)
+        .where(tasks.c.project_id == project_id, tasks.c.id.in_(of_tasks))
     )
     return {row.id: row.length for row in connection.execute(query)}

@@ -47,8 +47,20 @@ _TICKETS = (
     )""",
     "CREATE INDEX ix_tickets_user_id ON tickets (user_id)",
 )
+_LARGE = (
+    "CREATE INDEX ix_tasks_in_order ON tasks (project_id, kind, id)",
+    "CREATE INDEX ix_audit_object_seq ON audit (object, seq)",
+    """CREATE TABLE snapshot_exports (
+        snapshot_id {id} NOT NULL
+            CONSTRAINT fk_snapshot_exports_snapshot_id REFERENCES snapshots (id),
+        sha256 TEXT NOT NULL,
+        name TEXT NOT NULL,
+        made_at {real} NOT NULL,
+        CONSTRAINT pk_snapshot_exports PRIMARY KEY (snapshot_id, sha256)
+    )""",
+)
 # What makes schema n + 2 out of schema n + 1: statements that both databases understand.
-STEPS: tuple[tuple[str, ...], ...] = (_MESSAGES, _TICKETS)
+STEPS: tuple[tuple[str, ...], ...] = (_MESSAGES, _TICKETS, _LARGE)
 _LOCK = 0x68656564  # "heed": of several processes that start at once, one migrates
 
 

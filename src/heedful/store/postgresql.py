@@ -26,6 +26,9 @@ T = TypeVar("T")
 NUM_ATTEMPTS = 5
 TRY_AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 NUM_CONNECTIONS = 16
+# Statements here are short: to compile one takes a second where it runs for two milliseconds, and
+# many people at once use the processors better than several workers of one statement.
+OPTIONS = "-c jit=off -c max_parallel_workers_per_gather=0"
 
 
 class PostgreSQLDatabase:
@@ -37,6 +40,7 @@ class PostgreSQLDatabase:
             self._engine = create_engine(
                 url,
                 json_serializer=canonical_json,
+                connect_args={"options": OPTIONS},
                 pool_size=NUM_CONNECTIONS,
                 max_overflow=NUM_CONNECTIONS,
                 pool_pre_ping=True,

@@ -13,6 +13,8 @@ from heedful.store.tables import attempts, recovery_codes, sessions, tickets, us
 
 # What a ticket lets its bearer do: give the code after the password, set a forgotten password.
 Purpose = Literal["code", "password"]
+LISTED = 100  # refused log-ins of an hour that the record has one by one
+_LISTED = ("record", "refused")  # where the store counts them
 TOUCH_S = 60.0  # a page view writes only when the last one is this old
 
 
@@ -165,6 +167,28 @@ def note_failure(connection: Connection, scope: str, subject: str, *, now: float
     if connection.execute(more).rowcount == 0 and not insert_new(connection, attempts, first):
         connection.execute(more)
     return failures(connection, scope, subject)[0]
+
+
+def note_refusal(
+    connection: Connection, user_id: int | None, why: str, network: str, *, now: float
+) -> None:
+    """Enters a refused log-in into the record: of which account (None: there is no such), what was
+    wrong, from which network; never what was typed.
+
+    Of one hour the first LISTED are entered, then one at twice, four times ... as many, with the
+    count: however many there are, they cannot bury the rest of the record.
+    """
+    num_before, last_at = failures(connection, *_LISTED)
+    if last_at // 3600 != now // 3600:
+        clear_failures(connection, *_LISTED)
+        num_before = 0
+    number = num_before + 1
+    note_failure(connection, *_LISTED, now=now)
+    over, rest = divmod(number, LISTED)
+    if number <= LISTED or (rest == 0 and over & (over - 1) == 0):
+        object = "log-in" if user_id is None else f"user/{user_id}"
+        detail = {"why": why, "network": network, "in_this_hour": number}
+        audit.record(connection, "refuse_log_in", object, actor=None, now=now, **detail)
 
 
 def clear_failures(connection: Connection, scope: str, subject: str) -> None:

@@ -1,5 +1,5 @@
 """A project's data as files that train: ``prompts.jsonl``, ``demonstrations.jsonl``,
-``comparisons.jsonl`` and ``manifest.json``.
+``comparisons.jsonl``, ``prompt_labels.jsonl`` and ``manifest.json``.
 
 The same data give the same bytes: rows stand in the order of their numbers, keys in a fixed order,
 and nothing in the files tells when or where they were written. Left out are prompts in quarantine,
@@ -34,11 +34,14 @@ from heedful.store.tables import (
     demonstrations,
     guidelines,
     label_schemas,
+    prompt_labels,
     prompts,
+    snapshot_exports,
     snapshot_people,
     snapshots,
     submissions,
     task_completions,
+    tasks,
     users,
 )
 
@@ -80,6 +83,8 @@ class Snapshot:
     query: Query
     created_by: int | None
     created_at: float
+    exports: dict[str, str] = field(default_factory=dict[str, str])
+    """What was made out of it, pairs and Parquet: the names by the sha256 of each file."""
 
 
 def labeler_name(project: Project, user_id: int) -> str:
@@ -113,6 +118,7 @@ def write(
         "prompts": _prompt_rows(connection, project, written),
         "demonstrations": _demonstration_rows(connection, project, written),
         "comparisons": _comparison_rows(connection, project, written),
+        "prompt_labels": _prompt_label_rows(connection, project, written),
     }
     for kind, rows in rows_of.items():
         tally: Counter[tuple[str, str]] = Counter()
@@ -175,8 +181,25 @@ def note(connection: Connection, written: Written, *, actor: int | None, now: fl
 def all_snapshots(connection: Connection, project_id: int) -> list[Snapshot]:
     """The snapshots made of a project, newest first."""
     query = select(snapshots).where(snapshots.c.project_id == project_id)
-    rows = connection.execute(query.order_by(snapshots.c.id.desc()))
-    return [Snapshot(**{**row._mapping, "query": Query(**row.query)}) for row in rows]
+    rows = connection.execute(query.order_by(snapshots.c.id.desc())).all()
+    mine = snapshot_exports.c.snapshot_id.in_([row.id for row in rows])
+    made: dict[int, dict[str, str]] = {row.id: {} for row in rows}
+    for one in connection.execute(select(snapshot_exports).where(mine)):
+        made[one.snapshot_id][one.sha256] = one.name
+    return [
+        Snapshot(**{**row._mapping, "query": Query(**row.query)}, exports=made[row.id])
+        for row in rows
+    ]
+
+
+def note_export(
+    connection: Connection, number: int, name: str, sha256: str, *, actor: int | None, now: float
+) -> None:
+    """Keeps the hash of a file made out of a snapshot, so that an erasure finds what used it."""
+    values = {"snapshot_id": number, "sha256": sha256, "name": name, "made_at": now}
+    if insert_new(connection, snapshot_exports, values):
+        object = f"snapshot/{number}"
+        audit.record(connection, "export", object, actor=actor, now=now, name=name, sha256=sha256)
 
 
 def labeler_key(user_id: int) -> str:
@@ -293,6 +316,47 @@ def _comparison_rows(
                 split=prompt.split,
             )
             yield to_row(record) | _about(row), prompt.source
+
+
+def _prompt_label_rows(
+    connection: Connection, project: Project, written: Written
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """What labelers said of prompts while they answered them: ``yes`` and ``no`` name flags."""
+    query = (
+        select(
+            prompt_labels,
+            prompts.c.name,
+            prompts.c.split,
+            prompts.c.source,
+            assignments.c.labeler_id,
+            assignments.c.cohort,
+            assignments.c.is_extra,
+            tasks.c.pool,
+            guidelines.c.number.label("guideline"),
+            label_schemas.c.number.label("schema"),
+        )
+        .join(prompts, prompts.c.id == prompt_labels.c.prompt_id)
+        .join(submissions, submissions.c.id == prompt_labels.c.submission_id)
+        .join(assignments, assignments.c.id == submissions.c.assignment_id)
+        .join(tasks, tasks.c.id == assignments.c.task_id)
+        .join(guidelines, guidelines.c.id == assignments.c.guideline_id)
+        .join(label_schemas, label_schemas.c.id == assignments.c.label_schema_id)
+        .where(prompts.c.project_id == project.id, prompts.c.state == "active")
+        .order_by(prompt_labels.c.submission_id)
+    )
+    for row in connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)):
+        if not _is_wanted(row.cohort, row.is_extra, row.pool, written.query):
+            continue
+        written.people.add(labeler_key(row.labeler_id))
+        said = {
+            answer: sorted(flag for flag, given in row.flags.items() if given is is_yes)
+            for answer, is_yes in (("yes", True), ("no", False))
+        }
+        labels = {"prompt_id": row.name, "use_case": row.use_case, **said}
+        about = {"labeler": labeler_name(project, row.labeler_id), "cohort": row.cohort}
+        more = {"split": row.split, "pool": row.pool, "extra": row.is_extra}
+        versions = {"guideline": row.guideline, "schema": row.schema}
+        yield labels | about | more | versions, row.source
 
 
 def _about(row: RankingRow) -> dict[str, Any]:

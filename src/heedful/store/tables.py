@@ -201,6 +201,8 @@ tasks = _numbered(
 )
 _counted = (tasks.c[name] for name in ["project_id", "pool", "kind", "state", "open_slots"])
 Index("ix_tasks_progress", *_counted)
+# Lists of ranking tasks, a page at a time.
+Index("ix_tasks_in_order", *(tasks.c[name] for name in ["project_id", "kind", "id"]))
 for _slots in ("open_slots", "heldout_open"):
     _waiting = text(f"state = 'open' AND {_slots} > 0")
     Index(
@@ -393,6 +395,7 @@ audit = _table(
     _json("detail"),
     _text("previous_sha256"),
     _text("sha256"),
+    Index(None, "object", "seq"),
 )
 audit_head = _table(
     "audit_head",
@@ -409,6 +412,14 @@ snapshots = _numbered(
     Column("created_by", Id, ForeignKey("users.id")),
     _at("created_at"),
     UniqueConstraint("project_id", "manifest_sha256"),
+)
+# Files made out of a snapshot, by the hash that a model trained on one has in its lineage.
+snapshot_exports = _table(
+    "snapshot_exports",
+    _to("snapshots", key=True),
+    _text("sha256", primary_key=True),
+    _text("name"),
+    _at("made_at"),
 )
 snapshot_people = _table(
     "snapshot_people",

@@ -1,4 +1,5 @@
-// Number keys for rating and ranking, and words for what they did. The radio buttons hold the state.
+// Number keys for rating and ranking, and words for what they did; ranks by the ratings as a first
+// order; outputs side by side. The radio buttons hold the state.
 
 const form = document.getElementById("work");
 const said = document.getElementById("said");
@@ -7,6 +8,7 @@ const panel = document.querySelector(".keys");
 let marked = 0;
 
 panel.hidden = false;
+document.querySelector(".view").hidden = false;
 for (const output of outputs) {
   const button = output.querySelector(".all-no");
   button.hidden = false;
@@ -66,6 +68,82 @@ document.addEventListener("keydown", (event) => {
   if (/^[1-9]$/.test(event.key)) choose(mode(), Number(event.key));
   else if (event.key === "j" || event.key === "J") mark(marked + 1, true);
   else if (event.key === "k" || event.key === "K") mark(marked - 1, true);
+  else if (event.key === "r" || event.key === "R") rankByRatings();
   else return;
   event.preventDefault();
 });
+
+// A first order, to be changed by hand: the best rated output gets rank 1, equal ratings tie. What is
+// not rated keeps its rank. Asked for again at once, the ranks from before come back.
+let before = null;
+
+function checked(output, kind) {
+  return output.querySelector(`input[name="${kind}.${output.dataset.place}"]:checked`)?.value ?? "";
+}
+
+function setRanks(ranks) {
+  outputs.forEach((output, place) => {
+    for (const radio of output.querySelectorAll(`input[name="ranks.${output.dataset.place}"]`)) {
+      radio.checked = radio.value === ranks[place];
+    }
+  });
+  form.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+function rankByRatings() {
+  const prefilled = form.elements.namedItem("prefilled");
+  if (before) {
+    const { ranks, mark: mine } = before;
+    prefilled.value = mine;
+    setRanks(ranks);
+    before = null;
+    said.textContent = "The ranks from before";
+    return;
+  }
+  const ratings = outputs.map((output) => Number(checked(output, "ratings")));
+  const order = [...new Set(ratings.filter((rating) => rating))].sort((a, b) => b - a);
+  if (!order.length) {
+    said.textContent = "Nothing is rated yet";
+    return;
+  }
+  const ranks = outputs.map((output) => checked(output, "ranks"));
+  const kept = { ranks, mark: prefilled.value };
+  prefilled.value = "on";
+  setRanks(ratings.map((rating, place) => (rating ? String(order.indexOf(rating) + 1) : ranks[place])));
+  before = kept;
+  said.textContent = "Ranked by your ratings; once more brings the ranks from before back";
+}
+
+document.getElementById("by-ratings").addEventListener("click", rankByRatings);
+form.addEventListener("input", () => { before = null; });
+
+// Side by side, for long texts on a wide screen: all at one height, and scrolled to the same share.
+const together = document.querySelector('input[name="together"]');
+const texts = outputs.map((output) => output.querySelector(".answer"));
+const placed = new Map(); // where a text was put by another one, so that it does not answer
+
+together.checked = false; // a browser may have filled the form in by itself
+together.addEventListener("change", () => {
+  document.querySelector(".outputs").classList.toggle("together", together.checked);
+  texts.forEach((text, place) => {
+    if (together.checked) {
+      text.tabIndex = 0; // so that keys can scroll it
+      text.setAttribute("role", "region");
+      text.setAttribute("aria-labelledby", `output-${place}`);
+    } else {
+      for (const name of ["tabindex", "role", "aria-labelledby"]) text.removeAttribute(name);
+    }
+  });
+});
+for (const text of texts) {
+  text.addEventListener("scroll", () => {
+    if (!together.checked || placed.get(text) === text.scrollTop) return;
+    const share = text.scrollTop / Math.max(1, text.scrollHeight - text.clientHeight);
+    for (const other of texts) {
+      if (other === text) continue;
+      other.scrollTop = share * (other.scrollHeight - other.clientHeight);
+      placed.set(other, other.scrollTop);
+    }
+    placed.delete(text);
+  }, { passive: true });
+}
