@@ -20,7 +20,7 @@ from heedful.data.template import Template, beginning
 from heedful.evaluation.items import Item, Row
 from heedful.evaluation.room import Room, out_of_memory, rows_that_fit, tokens_that_fit
 from heedful.models.attention import Packed
-from heedful.models.language_model import hidden_states
+from heedful.models.language_model import hidden_states_at
 from heedful.models.output_head import token_logprobs
 from heedful.rollout.engine import end_tokens, sample
 
@@ -241,8 +241,8 @@ def _add(model: Any, families: Sequence[_Family], totals: torch.Tensor) -> None:
             elif len(tail) > 1:
                 lengths.append(len(tail) - 1)
                 prefix_of.append(row)
-    hidden = hidden_states(model, torch.tensor(flat), Packed(lengths, prefix_of=prefix_of))
-    hidden = hidden.index_select(0, torch.tensor(predictors))
+    layout = Packed(lengths, prefix_of=prefix_of)
+    hidden = hidden_states_at(model, torch.tensor(flat), layout, torch.tensor(predictors))
     logprobs = token_logprobs(model, hidden, torch.tensor(targets)).double()
     sums = torch.zeros(len(totals) + len(families), dtype=torch.float64)
     sums.index_add_(0, torch.tensor(owners), logprobs)

@@ -14,6 +14,7 @@ from heedful.errors import DataError
 from heedful.evaluation.answering import answers, context_of, encode_items, num_tokens
 from heedful.evaluation.items import Item, Task
 from heedful.evaluation.language import document_losses
+from heedful.evaluation.room import Room
 from heedful.evaluation.suite import Graders, columns_of, make_row, score_rows
 from heedful.statistics.intervals import bootstrap
 
@@ -65,7 +66,7 @@ def suite_measures(
         found = {}
         for task, kept in prepared:
             items, requests = [item for item, _ in kept], [request for _, request in kept]
-            said = answers(model, tokenizer, items, requests, max_tokens=max_tokens)
+            said = answers(model, tokenizer, items, requests, room=Room(max_tokens))
             rows = [
                 make_row(item, "policy", task.name, row, 0)
                 for item, row in zip(items, said, strict=True)

@@ -68,7 +68,7 @@ def task_manager(data: Path, task_files: Path | None, scratch: Path) -> Any:
     require_harness()
     from lm_eval.tasks import TaskManager
 
-    own = [OWN_TASKS, *([task_files] if task_files else [])]
+    own: list[str | Path] = [OWN_TASKS, *([task_files] if task_files else [])]
     manager = TaskManager(include_path=own)
     local = write_local_tasks(manager.task_index, data, scratch)
     if local:  # a whole index takes seconds
@@ -150,9 +150,10 @@ def _data_of(name: str) -> Iterator[None]:
 def load_model(path: str, dtype: str, context: int, max_tokens: int) -> Any:
     """The harness's own model of a directory, on an accelerator where there is one."""
     import torch
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models import huggingface
 
-    return HFLM(
+    new_model: Any = huggingface.HFLM  # its settings stand in no signature
+    return new_model(
         pretrained=path,
         dtype=dtype,
         device="cuda" if torch.cuda.is_available() else "cpu",

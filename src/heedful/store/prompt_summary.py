@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Text, case, cast, func, select
 
@@ -75,11 +76,12 @@ def summary(connection: Connection, project_id: int) -> PromptSummary:
     )
     several = by_prompt.c.n > 1
     alike = several & (by_prompt.c.first == by_prompt.c.last)
-    num_prompts, num_shared, num_alike = connection.execute(
+    counts: Any = connection.execute(
         select(
             func.count(), *(func.sum(case((one, 1), else_=0)) for one in (several, alike))
         ).select_from(by_prompt)
     ).one()
+    num_prompts, num_shared, num_alike = counts
     names = [flag for flag in PROMPT_FLAGS if any((flag, yes) in flags for yes in (True, False))]
     names += sorted({flag for flag, _ in flags} - set(names))
     return PromptSummary(
