@@ -115,6 +115,8 @@ def test_a_strict_answer_by_keyboard_alone(begin, submit):
         while not page.evaluate("document.activeElement.matches('textarea')"):
             press("Tab")
         press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Rank by my ratings"
+    press("Tab")
     assert page.evaluate("document.activeElement.className") == "rank-card"
     press("ArrowDown")  # A from rank 1 to 2
     assert ranks(page) == ["2", "1", "1", "1"]
@@ -196,18 +198,22 @@ def test_nothing_is_lost_when_the_network_goes(begin):
 
 def test_r_ranks_by_the_ratings_as_a_first_order(begin, submit):
     page = begin("lea")
+    # other tests may have left this task half done
+    page.evaluate("""for (const one of document.querySelectorAll("[name='ratings.3']"))
+        one.checked = false""")
     for place, rating in enumerate((4, 6, 4)):  # the last output is not rated
         page.locator(f"[name='ratings.{place}'][value='{rating}']").check()
-    page.locator("[name='ranks.3'][value='4']").check()
+    for place, rank in enumerate((1, 3, 3, 4)):
+        page.locator(f"[name='ranks.{place}'][value='{rank}']").check()
     page.keyboard.press("r")  # keys are off
-    assert ranks(page) == [None, None, None, "4"]
+    assert ranks(page) == ["1", "3", "3", "4"]
     page.get_by_label("rank", exact=True).check()
     page.locator(".output").first.focus()
     page.keyboard.press("r")
     assert ranks(page) == ["2", "1", "2", "4"] and shelf_of(page, "B") == "Rank 1 (best)"
     expect(page.locator("#said")).to_contain_text("Ranked by your ratings")
     page.keyboard.press("r")
-    assert ranks(page) == [None, None, None, "4"] and shelf_of(page, "B") == "To be ranked"
+    assert ranks(page) == ["1", "3", "3", "4"] and shelf_of(page, "B") == "Rank 3"
     page.get_by_role("button", name="Rank by my ratings").click()
     page.locator("[name='ranks.3'][value='3']").check()  # changed by hand: nothing to go back to
     page.get_by_role("button", name="Rank by my ratings").click()
@@ -229,7 +235,10 @@ def test_long_outputs_stand_side_by_side_and_scroll_together(begin, violations):
     assert boxes[0]["height"] == boxes[1]["height"]
     share = "one => one.scrollTop / (one.scrollHeight - one.clientHeight)"
     second.evaluate("one => { one.scrollTop = (one.scrollHeight - one.clientHeight) / 2; }")
-    page.wait_for_function(f"({share})(document.querySelector('.answer')) > 0.4")
+    for _ in range(50):  # wait_for_function would evaluate text in the page, which its rules forbid
+        if first.evaluate(share) > 0.4:
+            break
+        page.wait_for_timeout(100)
     for place in range(4):
         found = page.locator(".answer").nth(place).evaluate(share)
         assert found == pytest.approx(0.5, abs=0.01), place

@@ -46,16 +46,16 @@ def free(monkeypatch):
 def memory(monkeypatch):
     """Lets a pass fail as torch does where it reads more tokens than a limit; their numbers."""
     sizes, limit = [], [10**9]
-    error, plain = allocation_error(), answering.hidden_states
+    error, plain = allocation_error(), answering.hidden_states_at
 
-    def limited(model, tokens, layout):
+    def limited(model, tokens, layout, positions):
         sizes.append(len(tokens))
         if len(tokens) > limit[0]:
             raise error
-        return plain(model, tokens, layout)
+        return plain(model, tokens, layout, positions)
 
-    monkeypatch.setattr(answering, "hidden_states", limited)
-    monkeypatch.setattr("heedful.rollout.engine.hidden_states", limited)
+    monkeypatch.setattr(answering, "hidden_states_at", limited)
+    monkeypatch.setattr("heedful.rollout.engine.hidden_states_at", limited)
     return limit, sizes
 
 
@@ -111,7 +111,7 @@ def test_other_errors_are_not_taken_for_it(tiny_model, monkeypatch):
     def broken(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(answering, "hidden_states", broken)
+    monkeypatch.setattr(answering, "hidden_states_at", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         choice_logprobs(tiny_model(), REQUESTS, Room(1000))
 

@@ -21,6 +21,7 @@ from heedful.errors import ConfigError, DataError, EvaluationError, MissingExtra
 from heedful.evaluation.items import Metric, Row, Scores, Task
 from heedful.evaluation.room import Room, out_of_memory
 from heedful.evaluation.scorers import BLEU_COLUMNS, bleu, bleu_counts
+from heedful.metrics import replacing
 
 PREFIX = "lm_eval:"
 OWN_TASKS = Path(__file__).parent / "lm_eval_tasks"
@@ -100,7 +101,8 @@ def write_local_tasks(index: Mapping[str, Any], data: Path, scratch: Path) -> li
             "dataset_kwargs": {"data_files": {split: str(path) for split, path in files.items()}},
         }
         # JSON is YAML
-        (scratch / f"{folder.name}.yaml").write_text(json.dumps(settings, indent=1))
+        with replacing(scratch / f"{folder.name}.yaml") as partial:
+            partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         found.append(folder.name)
     return found
 
