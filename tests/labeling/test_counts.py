@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -42,9 +43,10 @@ def test_a_page_has_the_last_counts_with_their_time_and_new_ones_are_made(counte
     assert (first.value, first.as_of) == (1, None)
     again = counted.counts.get(1)  # at the same time: it rests
     assert (again.value, again.as_of) == (1, begun) and counted.calls == [1]
+    assert not again.is_under_way
     counted.clock.now += FRESH_S
     late = counted.counts.get(1)
-    assert (late.value, late.as_of) == (1, begun)
+    assert (late.value, late.as_of) == (1, begun) and late.is_under_way
     counted.wait()
     assert counted.calls == [1, 1]
     now = counted.counts.get(1)
@@ -59,13 +61,40 @@ def test_what_is_old_is_counted_before_the_page_and_so_is_what_was_just_done(cou
     assert counted.counts.get(2).value == 4 and counted.calls == [1, 1, 1, 2]
 
 
+def test_a_count_that_began_earlier_and_ended_later_is_not_kept(house):
+    go, begun, numbers = threading.Event(), threading.Event(), iter((1, 2, 3))
+
+    def count(connection, project_id):
+        number = next(numbers)
+        if number == 2:
+            begun.set()
+            assert go.wait(30)
+        return number
+
+    counts = Counts(house.database, lambda: house.clock.now, count, quick_s=-1.0)
+    counts.get(1)
+    house.clock.now += 30.0
+    assert counts.get(1).is_under_way and begun.wait(30)
+    house.clock.now += 1.0
+    assert counts.get(1, fresh=True).value == 3
+    go.set()
+    while counts._under_way:
+        time.sleep(0.001)
+    kept = counts.get(1)
+    assert (kept.value, kept.as_of) == (3, house.clock.now)
+
+
 def test_pages_say_of_when_their_counts_are(house, completions_file):
     for name in ("queues", "totals"):
         getattr(house.app.state, name)._quick_s = -1.0
     ada, project = house.browser("ada"), "/admin/projects/1"
     assert "2 tasks were made" in house.load(completions_file).text
     text = ada.get(project).text
-    assert "Counted at 2023-11-14T22:13:20Z" in text
+    assert "Counted at 2023-11-14T22:13:20Z." in text  # it rests: nothing is under way
     assert "Counted at" not in house.load(completions_file).text  # counted for this page
     ada.get(f"{project}/labelers")
-    assert "as counted at 2023-11-14T22:13:20Z" in ada.get(f"{project}/labelers").text
+    assert "as counted at 2023-11-14T22:13:20Z." in ada.get(f"{project}/labelers").text
+    house.app.state.queues._under_way.add(1)
+    house.app.state.totals._under_way.add(1)
+    assert "22:13:20Z, and being counted again." in ada.get(project).text
+    assert "22:13:20Z; being counted again." in ada.get(f"{project}/labelers").text

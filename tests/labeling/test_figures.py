@@ -123,6 +123,57 @@ def test_long_computations_run_beside_the_pages_and_rest(crew):
     assert calls == [1, 1] and cache.get(1) == Shown(2, None)
 
 
+def test_a_small_project_does_not_wait_for_a_large_one(crew):
+    go, calls = threading.Event(), []
+
+    def compute(connection, project_id):
+        calls.append(project_id)
+        if project_id == 1:
+            assert go.wait(30)
+        return project_id
+
+    cache = FigureCache(
+        crew.database,
+        lambda: crew.clock.now,
+        compute=compute,
+        version_of=lambda connection, project_id: (5_000 if project_id == 1 else 3,),
+    )
+    assert cache.get(1) == Shown(None, None)
+    while not calls:  # until the large one is at it
+        time.sleep(0.001)
+    small = threading.Thread(target=lambda: calls.append(cache.get(2)), daemon=True)
+    small.start()
+    small.join(10)
+    assert not small.is_alive() and calls == [1, 2, Shown(2, None)]
+    go.set()
+    while cache._under_way:
+        time.sleep(0.001)
+    assert cache.get(1) == Shown(1, None)
+
+
+def test_pages_of_one_small_project_are_computed_one_after_another(crew):
+    busy, changes, found = threading.Lock(), iter(range(1_000)), []
+
+    def compute(connection, project_id):
+        assert busy.acquire(blocking=False)  # a tally is changed on the way
+        time.sleep(0.02)
+        busy.release()
+        return project_id
+
+    cache = FigureCache(
+        crew.database,
+        lambda: crew.clock.now,
+        compute=compute,
+        version_of=lambda connection, project_id: (3, next(changes)),
+    )
+    threads = [threading.Thread(target=lambda: found.append(cache.get(1))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [Shown(1, None)] * 4
+
+
 def test_a_computation_that_fails_leaves_the_last_figures(crew, caplog):
     calls = []
 
@@ -167,9 +218,7 @@ def test_the_page_says_how_old_its_figures_are(crew):
     assert "1 tasks shared by 2 labelers" in ada.get(path).text
     rank(crew, crew.who[0])
     crew.clock.now += 600.0
-    said = (
-        "As of 2023-11-14 22:13 UTC, over the 2 rankings of then; newer figures are being computed."
-    )
+    said = "As of 2023-11-14 22:13 UTC, over the 2 rankings of then; newer figures will follow."
     assert said in ada.get(path).text
     wait_for_end()
     assert "As of" not in ada.get(path).text

@@ -6,22 +6,28 @@ import json
 import time
 
 from heedful.labeling.figures import FigureCache
-from heedful.store import prompt_summary, tasks
-from heedful.store.answers import DemonstrationAnswer, PromptLabels
+from heedful.records import METADATA_FIELDS, Prompt, Rating
+from heedful.store import erasure, people, pools, projects, prompt_summary, tasks
+from heedful.store.answers import DemonstrationAnswer, PromptLabels, RankingAnswer
 
 FIRST = "/admin/projects/1"
+NO = dict.fromkeys(METADATA_FIELDS, False)
 
 
-def say(house, labeler, use_case=None, **flags):
-    """Answers a demonstration task and says something of its prompt."""
+def say(house, labeler, use_case=None, kind="demonstration", project_id=1, **flags):
+    """The assignment of an answer to the next task, which says something of its prompt too."""
     now = house.clock.now
 
     def do(c):
-        work = tasks.claim(c, 1, labeler, "demonstration", now=now)
-        answer = DemonstrationAnswer("Some words.", PromptLabels(use_case, flags))
-        tasks.submit(c, work.id, labeler, answer, key=work.id, now=now)
+        work = tasks.claim(c, project_id, labeler, kind, now=now)
+        said = PromptLabels(use_case, flags)
+        answer = DemonstrationAnswer("Some words.", said)
+        if kind == "ranking":
+            answer = RankingAnswer((1, 2), (Rating(4, NO),) * 2, said)
+        tasks.submit(c, work.id, labeler, answer, key=f"{work.id}-{now}", now=now)
+        return work.id
 
-    house.database.write(do)
+    return house.database.write(do)
 
 
 def furnish(house):
@@ -52,6 +58,84 @@ def test_the_summary_counts_answers_and_shared_use_cases(house):
     assert "4 answers label 2 prompts" in text and "1 have the same one of all (50.0%)" in text
     assert "chat375.0%" in text.replace(" ", "") and "answers that name it. chat: 3." in text
     assert "yeses. Ambiguous: 2." in text
+
+
+def test_of_a_labeler_who_labels_a_prompt_twice_the_newest_use_case_counts(house):
+    house.load(b'{"id": "p0", "text": "Prompt 0"}\n', what="prompts")
+    house.load(
+        b'{"prompt_id": "p0", "prompt": "Prompt 0", "completions":'
+        b' [{"id": "a", "text": "One."}, {"id": "b", "text": "Two."}]}\n'
+    )
+    ada, lea, leo = house.browser("ada"), house.person("lea"), house.person("leo")
+    ada.submit(ada.get(FIRST), f"{FIRST}/settings", overlap_percent="100", overlap_n="2")
+
+    def counts():
+        with house.database.read() as connection:
+            found = prompt_summary.summary(connection, 1)
+        return found.num_labels, found.num_prompts, found.num_shared, found.num_alike
+
+    say(house, lea, "chat")
+    say(house, lea, "rewrite", kind="ranking")
+    assert counts() == (2, 1, 0, 0)  # one person, however often
+    say(house, leo, "rewrite")
+    assert counts() == (3, 1, 1, 1)
+    say(house, leo, ambiguous=True, kind="ranking")  # names no other
+    assert counts() == (4, 1, 1, 1)
+
+
+def test_other_projects_change_nothing(house):
+    furnish(house)
+    now = house.clock.now
+    settings = projects.Settings(overlap_fraction=0.0, gold_fraction=0.0, drift_fraction=0.0)
+
+    def version(project_id):
+        with house.database.read() as connection:
+            return prompt_summary.version(connection, project_id)
+
+    def another(c):
+        made = projects.create(
+            c, "second", seed="s", settings=settings, guideline="Be kind.", actor=1, now=now
+        )
+        prompt = Prompt(id="p0", text="Prompt 0")
+        numbers = projects.add_prompts(c, made.id, [prompt], actor=1, now=now)
+        pools.add_demonstration_task(c, made, numbers["p0"])
+        people.join(c, made.id, 2, "train", actor=1, now=now)
+        return made.id
+
+    before = version(1)
+    assert before[0] == 4  # the answers of ``furnish``
+    second = house.database.write(another)
+    assert version(second)[0] == 0
+    house.clock.now += 60.0
+    say(house, 2, "chat", project_id=second)
+    assert version(second)[0] == 1 and version(1) == before
+
+
+def test_taking_back_and_erasing_change_the_version(house):
+    furnish(house)
+    seen = []
+
+    def changed():
+        with house.database.read() as connection:
+            seen.append(prompt_summary.version(connection, 1))
+        return seen[-1] not in seen[:-1]
+
+    assert changed()
+    house.load(b'{"id": "p9", "text": "Prompt 9", "user": "u9"}\n', what="prompts")
+    house.clock.now += 1.0
+    work = say(house, 2, "chat")
+    assert changed()
+    house.clock.now += 1.0
+    house.database.write(lambda c: tasks.undo(c, work, 2, now=house.clock.now))
+    with house.database.read() as connection:
+        assert prompt_summary.version(connection, 1) == seen[0]  # as it was, and so are the counts
+        assert prompt_summary.summary(connection, 1).num_labels == 4
+    say(house, 2, "rewrite")
+    assert changed()
+    house.database.write(
+        lambda c: erasure.erase_source_user(c, 1, "u9", actor=1, now=house.clock.now)
+    )
+    assert changed()
 
 
 def test_many_labels_are_counted_beside_the_page(house):

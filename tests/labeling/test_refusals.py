@@ -29,7 +29,7 @@ def test_what_was_wrong_is_recorded_and_not_what_was_typed(house):
     third, second, first = refused(house)
     assert (first.object, first.actor_id) == (f"user/{user_id}", None)
     assert first.detail == {"why": "password", "network": "10.9.8.0/24", "in_this_hour": 1}
-    assert (second.object, second.detail["in_this_hour"]) == ("log-in", 2)
+    assert (second.object, second.detail["in_this_hour"]) == ("log-in", 1)
     assert (third.object, third.detail["why"]) == (f"user/{user_id}", "password, logged in")
     page = house.browser("ada").get("/admin/audit")
     assert "refuse log in" in page.text and "10.9.8.0/24" in page.text
@@ -65,3 +65,27 @@ def test_a_flood_leaves_few_entries_and_the_count(house):
         lambda c: sessions.note_refusal(c, None, "password", "10.0.0.0/24", now=now + 3600.0)
     )
     assert refused(house)[0].detail["in_this_hour"] == 1
+
+
+def test_strangers_cannot_blind_the_record_for_accounts(house):
+    lea, leo, now = house.person("lea"), house.person("leo"), house.clock.now // 3600 * 3600.0
+
+    def flood(user_id, number):
+        house.database.write(
+            lambda c: [
+                sessions.note_refusal(c, user_id, "password", "10.0.0.0/24", now=now + 5.0)
+                for _ in range(number)
+            ]
+        )
+
+    flood(None, 120)
+    flood(lea, 45)
+    flood(leo, 1)
+    entered = {}
+    for one in reversed(refused(house)):
+        entered.setdefault(one.object, []).append(one.detail["in_this_hour"])
+    assert entered == {
+        "log-in": list(range(1, 101)),
+        f"user/{lea}": [*range(1, 11), 20, 40],
+        f"user/{leo}": [1],
+    }

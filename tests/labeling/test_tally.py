@@ -12,7 +12,7 @@ from heedful.labeling.agreement import concordance, ranking_agreement
 from heedful.labeling.figures import figures, figures_of
 from heedful.labeling.quality import drift, labeler_quality
 from heedful.labeling.rating_agreement import flag_agreement, rating_agreement
-from heedful.labeling.tally import EMPTY, Tally, answers_of
+from heedful.labeling.tally import Tally, answers_of
 from heedful.records import Rating
 from heedful.store import erasure, labels, pools, projects, tasks
 from heedful.store.answers import LabelSchema, RankingAnswer
@@ -183,7 +183,6 @@ def test_only_what_is_new_is_read(crew):
     kept = tally.rows.answers["task"] != missing
     tally.rows = tally.rows._replace(answers=tally.rows.answers[kept])
     assert update() == 1 and missing in tally.rows.answers["task"]
-    assert EMPTY.answers.size == 0
 
 
 def test_it_rests_after_each_piece(crew, monkeypatch):

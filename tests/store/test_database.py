@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import create_engine, insert, inspect, make_url, select
 from sqlalchemy.exc import DBAPIError
 
 from heedful.errors import ConfigError
@@ -140,6 +140,48 @@ def test_an_address_that_is_no_database_is_refused_with_the_mend():
         open_database("://", now=1.0)
     with pytest.raises(StoreError, match="does not answer"):
         open_database("postgresql://nobody@/x?host=/nowhere", now=1.0)
+
+
+SETTINGS = ("jit", "max_parallel_workers_per_gather", "search_path")
+
+
+def test_the_options_of_an_address_and_of_the_environment_stay(new_postgresql, monkeypatch):
+    plain = new_postgresql()
+    engine = create_engine(plain)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA heed")
+    own = f"{plain}&options=-csearch_path%3Dheed"
+
+    def opened(address):
+        store = open_database(address, now=1.0)
+        with store.read() as connection:
+            found = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in SETTINGS]
+        store.close()
+        return found
+
+    assert opened(own) == ["off", "0", "heed"]
+    assert inspect(engine).get_table_names(schema="public") == []
+    assert "prompts" in inspect(engine).get_table_names(schema="heed")
+    assert opened(f"{own}%20-cjit%3Don") == ["on", "0", "heed"]  # who asks for it has it
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=heed")
+    assert opened(plain) == ["off", "0", "heed"]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_text_is_refused_with_the_mend(new_postgresql, encoding):
+    address = new_postgresql()
+    server = create_engine(address, isolation_level="AUTOCOMMIT")
+    other = f"other_{encoding.lower()}"
+    with server.connect() as connection:
+        connection.exec_driver_sql(
+            f"CREATE DATABASE {other} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+            " TEMPLATE template0"
+        )
+    server.dispose()
+    mend = f"in {encoding} .* createdb --encoding=UTF8 --template=template0 {other}"
+    with pytest.raises(StoreError, match=mend):
+        open_database(make_url(address).set(database=other).render_as_string(), now=1.0)
 
 
 def test_one_value_has_one_text():

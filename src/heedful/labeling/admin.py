@@ -167,7 +167,7 @@ def _project_page(
         suffixes=suffixes,
         progress=progress,
         days=days,
-        as_of=counted.as_of,
+        counted=counted,
         charts=drawn,
         **found,
     )
@@ -280,7 +280,7 @@ def _labelers_page(
         moves=MOVES,
         shown=shown,
         totals={one.labeler_id: one for one in counted.value},
-        totals_as_of=counted.as_of,
+        counted=counted,
         normal_from=NORMAL_FROM,
         most_shown=charts.MOST_LABELERS,
         charts=[] if shown.figures is None else charts.of_labelers(shown.figures, names),

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from heedful.store.database import Database
@@ -19,12 +19,18 @@ _log = logging.getLogger("heedful.labeling")
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What was counted; ``as_of`` is None where it is of now. ``took_s`` is by the clock."""
+    """What was counted; ``as_of`` is None where it is of now. ``took_s`` is by the clock.
+
+    ``begun`` is by a clock of its own that is never set back. ``is_under_way`` says whether newer
+    counts are on their way.
+    """
 
     value: Any
     at: float
+    begun: float
     took_s: float
     as_of: float | None = None
+    is_under_way: bool = False
 
 
 class Counts:
@@ -59,9 +65,10 @@ class Counts:
             elif now - kept.at > REST * kept.took_s and project_id not in self._under_way:
                 self._under_way.add(project_id)
                 threading.Thread(target=self._again, args=(project_id,), daemon=True).start()
+            is_under_way = project_id in self._under_way
         if kept is None:
             return self._fresh(project_id)
-        return Counted(kept.value, kept.at, kept.took_s, kept.at)
+        return replace(kept, as_of=kept.at, is_under_way=is_under_way)
 
     def _again(self, project_id: int) -> None:
         try:
@@ -76,7 +83,9 @@ class Counts:
         at, begun = self._clock(), time.monotonic()
         with self._database.read() as connection:
             value = self._count(connection, project_id)
-        counted = Counted(value, at, time.monotonic() - begun)
+        counted = Counted(value, at, begun, time.monotonic() - begun)
         with self._gate:
-            self._kept[project_id] = counted
+            kept = self._kept.get(project_id)
+            if kept is None or kept.begun <= begun:  # a later count may have ended before this one
+                self._kept[project_id] = counted
         return counted

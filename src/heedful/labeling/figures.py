@@ -144,7 +144,9 @@ class FigureCache:
         self._tallies: dict[int, Tally] = {}
         self._under_way: set[int] = set()
         self._gate = threading.Lock()
-        self._one_at_a_time = threading.Lock()
+        # Large projects are computed one after another; a small one waits for none of them.
+        self._beside_pages = threading.Lock()
+        self._of_project: dict[int, threading.Lock] = {}
 
     def get(self, project_id: int) -> Shown:
         """The figures of now where they are quick to have, else the last ones with their time."""
@@ -165,13 +167,13 @@ class FigureCache:
                 # A daemon: the service stops without waiting for figures.
                 threading.Thread(target=self._update, args=(project_id,), daemon=True).start()
         if is_small:
-            with self._one_at_a_time:
+            with self._lock_of(project_id):
                 return Shown(self._fresh(project_id).figures, None)
         return Shown(None, None) if kept is None else Shown(kept.figures, kept.at)
 
     def _update(self, project_id: int) -> None:
         try:
-            with self._one_at_a_time:
+            with self._beside_pages, self._lock_of(project_id):
                 self._fresh(project_id)
         except Exception:  # the next page tries again; this one has what it had
             _log.exception("the figures of project %d could not be computed", project_id)
@@ -179,8 +181,13 @@ class FigureCache:
             with self._gate:
                 self._under_way.discard(project_id)
 
+    def _lock_of(self, project_id: int) -> threading.Lock:
+        """What the project's figures are computed under: its tally is changed on the way."""
+        with self._gate:
+            return self._of_project.setdefault(project_id, threading.Lock())
+
     def _fresh(self, project_id: int) -> _Kept:
-        """New figures, computed in one view of the store, and kept. One at a time."""
+        """New figures, computed in one view of the store, and kept. One at a time of a project."""
         begun, at = time.thread_time(), self._clock()
         with self._database.read() as connection:
             version = self._version_of(connection, project_id)

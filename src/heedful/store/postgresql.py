@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, create_engine
+from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from heedful.errors import MissingExtraError
@@ -27,8 +27,13 @@ NUM_ATTEMPTS = 5
 TRY_AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 NUM_CONNECTIONS = 16
 # Statements here are short: to compile one takes a second where it runs for two milliseconds, and
-# many people at once use the processors better than several workers of one statement.
-OPTIONS = "-c jit=off -c max_parallel_workers_per_gather=0"
+# many people at once use the processors better than several workers of one statement. As statements
+# and not as the address's ``options``, which are the user's and which poolers refuse; what the user
+# has set there stays.
+SETTINGS = """
+SELECT set_config(name, CASE name WHEN 'jit' THEN 'off' ELSE '0' END, false) FROM pg_settings
+WHERE name IN ('jit', 'max_parallel_workers_per_gather') AND source <> 'client'
+"""
 
 
 class PostgreSQLDatabase:
@@ -40,7 +45,6 @@ class PostgreSQLDatabase:
             self._engine = create_engine(
                 url,
                 json_serializer=canonical_json,
-                connect_args={"options": OPTIONS},
                 pool_size=NUM_CONNECTIONS,
                 max_overflow=NUM_CONNECTIONS,
                 pool_pre_ping=True,
@@ -49,6 +53,8 @@ class PostgreSQLDatabase:
             raise MissingExtraError(
                 "PostgreSQL needs psycopg: pip install 'heedful[labeling]'"
             ) from error
+        # First of all: SQLAlchemy itself cannot read what a server without an encoding answers.
+        event.listen(self._engine, "connect", self._prepare, insert=True)
         try:
             with self._engine.begin() as connection:
                 migrate(connection, now=now)
@@ -61,6 +67,20 @@ class PostgreSQLDatabase:
         except BaseException:
             self._engine.dispose()
             raise
+
+    def _prepare(self, connection: Any, _record: Any) -> None:
+        """Refuses a database that cannot hold every text, and sets what the service's statements
+        need; ``connection`` is psycopg's."""
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            connection.close()
+            raise StoreError(
+                f"the database of {self.url.render_as_string()} is in {encoding} and texts of "
+                "people need UTF8: make another one with createdb --encoding=UTF8 "
+                f"--template=template0 {self.url.database or 'NAME'}"
+            )
+        connection.execute(SETTINGS)
+        connection.commit()  # or the first rollback takes the settings back
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """What ``work`` returns, after its changes are on disk; all of them or none."""

@@ -13,8 +13,9 @@ from heedful.store.tables import attempts, recovery_codes, sessions, tickets, us
 
 # What a ticket lets its bearer do: give the code after the password, set a forgotten password.
 Purpose = Literal["code", "password"]
-LISTED = 100  # refused log-ins of an hour that the record has one by one
-_LISTED = ("record", "refused")  # where the store counts them
+# Refused log-ins of an hour that the record has one by one: of addresses without an account all
+# together, and of each account. Strangers who fill the one leave the others their places.
+LISTED, LISTED_OF_ACCOUNT = 100, 10
 TOUCH_S = 60.0  # a page view writes only when the last one is this old
 
 
@@ -175,18 +176,21 @@ def note_refusal(
     """Enters a refused log-in into the record: of which account (None: there is no such), what was
     wrong, from which network; never what was typed.
 
-    Of one hour the first LISTED are entered, then one at twice, four times ... as many, with the
-    count: however many there are, they cannot bury the rest of the record.
+    Of one account and hour the first LISTED_OF_ACCOUNT are entered (LISTED of all addresses that
+    have none), then one at twice, four times ... as many, with the count: however many there are,
+    they cannot bury the rest of the record.
     """
-    num_before, last_at = failures(connection, *_LISTED)
+    object, subject, listed = f"user/{user_id}", str(user_id), LISTED_OF_ACCOUNT
+    if user_id is None:
+        object, subject, listed = "log-in", "log-in", LISTED
+    num_before, last_at = failures(connection, "record", subject)
     if last_at // 3600 != now // 3600:
-        clear_failures(connection, *_LISTED)
+        clear_failures(connection, "record", subject)
         num_before = 0
     number = num_before + 1
-    note_failure(connection, *_LISTED, now=now)
-    over, rest = divmod(number, LISTED)
-    if number <= LISTED or (rest == 0 and over & (over - 1) == 0):
-        object = "log-in" if user_id is None else f"user/{user_id}"
+    note_failure(connection, "record", subject, now=now)
+    over, rest = divmod(number, listed)
+    if number <= listed or (rest == 0 and over & (over - 1) == 0):
         detail = {"why": why, "network": network, "in_this_hour": number}
         audit.record(connection, "refuse_log_in", object, actor=None, now=now, **detail)
 
