@@ -108,4 +108,6 @@ def _sweeps(policies: Sequence[Row], runs: Mapping[str, Run]) -> list[PaperFigur
     ]
     first = next(iter(measured.values()))
     bases = {measure: models.get("base") for measure, models in first.items()}
-    return figures_of(given, bases, f"heed report {' '.join(runs)}")
+    figures = figures_of(given, bases, f"heed report {' '.join(runs)}")
+    # a run's own figures may stand in the same folder
+    return [replace(figure, file=f"comparison-{figure.number}") for figure in figures]
