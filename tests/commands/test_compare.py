@@ -126,6 +126,10 @@ def test_a_source_has_its_name_by_where_it_is_and_not_by_what_else_a_run_has(
         model: {with_loop.name: 0.6, without.name: 0.61},
     }
     assert differences == {people: [], model: ["b"]}
+    page = (tmp_path / "out" / "comparison.html").read_text("utf-8")
+    # the plot of one run has no legend: its title says which
+    assert f"<figcaption>{people}: {with_loop.name}</figcaption>" in page
+    assert f"<figcaption>{model}</figcaption>" in page
 
 
 def test_a_file_is_not_named_where_no_run_has_other_win_rates(runs, tmp_path):
