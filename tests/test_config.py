@@ -284,6 +284,15 @@ def test_settings_that_decide_the_result_are_compared_by_name():
     }
 
 
+def test_evaluations_on_the_way_do_not_decide_what_ppo_trains():
+    values = {"run_dir": "a", "policy": "p", "reward_model": "r"}
+    plain = make_config(PPOConfig, values, "here")
+    looked = {"eval_every": 5, "eval": {"suites": ["bias"], "data": "d", "limit": 9}}
+    assert changed_settings(plain, make_config(PPOConfig, values | looked, "here")) == {}
+    changed = make_config(PPOConfig, values | looked | {"seed": 1}, "here")
+    assert changed_settings(plain, changed) == {"seed": (0, 1)}
+
+
 def test_hyphens_in_names_that_users_choose_are_kept(tmp_path):
     file = tmp_path / "evaluate.toml"
     file.write_text('[models]\n"PPO-ptx" = "a"\n', encoding="utf-8")

@@ -1,8 +1,10 @@
 """Pictures of figures: what stands where, in which colour."""
 
+from html import unescape
+
 from PIL import Image
 
-from heedful.plots import Dot, bar_chart, dot_plot, size_chart
+from heedful.plots import Dot, Line, bar_chart, dot_plot, escape, line_chart, size_chart
 from heedful.png import write_png
 
 BLUE, ORANGE, WHITE = (0x1F, 0x66, 0xB0), (0xB8, 0x5A, 0x00), (255, 255, 255)
@@ -21,6 +23,42 @@ def pixels(image, colour):
     """Places of a colour, in pixels."""
     data, size = image.load(), image.size
     return [(x, y) for x in range(size[0]) for y in range(size[1]) if alike(data[x, y], colour)]
+
+
+def test_characters_that_no_xml_may_hold_are_marked_in_every_figure(tmp_path):
+    """Of U+0000 to U+FFFF and a little more those that a parser of XML refuses; ESC in a name."""
+    from xml.etree import ElementTree
+
+    refused = []
+    for code in [*range(0x10100), 0x10FFFF]:
+        try:
+            ElementTree.fromstring(f"<a>{chr(code)}</a>" if code not in (38, 60) else "<a/>")
+        except (ElementTree.ParseError, UnicodeEncodeError):
+            refused.append(chr(code))
+    assert "\x1b" in refused and "\ud800" in refused and "\t" not in refused
+    name = "PPO\x1b[1m & <b>"
+    shown = "PPO\ufffd[1m & <b>"
+    plots = [
+        dot_plot(name, [Dot(name, 0.5, series=name), Dot(name, 0.6)], x_label=name),
+        bar_chart(name, [(name, 1.0)], x_label=name),
+        line_chart(
+            name, [Line(name, [1, 2], [1, 2]), Line(name, [1], [3])], x_label=name, y_label=name
+        ),
+        size_chart(
+            name, {name: [(1, Dot(name, 0.1)), (9, Dot(name, 0.2))]}, y_label=name, reference=None
+        ),
+    ]
+    for plot in plots:
+        root = ElementTree.fromstring(plot)
+        assert root.findtext("figcaption") == shown
+        cells = [cell for cell in root.itertext() if "PPO" in cell]
+        assert len(cells) > 3 and all(shown in cell for cell in cells)
+    assert picture(tmp_path / "p.png", *plots).size[0] > 0
+    assert escape("".join(refused)) == "\ufffd" * len(refused)
+    kept = "".join(map(chr, range(0x10100)))
+    for one in refused:
+        kept = kept.replace(one, "")
+    assert unescape(escape(kept)) == kept
 
 
 def test_dots_stand_at_their_places_in_their_colours(tmp_path):

@@ -79,8 +79,9 @@ def _figure(measure: str, rows: Sequence[Row]) -> tuple[str, str, Sequence[Row]]
         for dot in dots_of([(str(row["model"]), interval)], name)
     ]
     is_rate = measure.startswith("Preferred")
+    of = {dot.series for dot in dots}
     plot = dot_plot(
-        measure,
+        measure if len(of) != 1 else f"{measure}: {of.pop()}",  # without a legend
         dots,
         x_label="win rate; 50 % is no preference" if is_rate else "with 95 % interval",
         reference=0.5 if is_rate else None,
@@ -108,4 +109,6 @@ def _sweeps(policies: Sequence[Row], runs: Mapping[str, Run]) -> list[PaperFigur
     ]
     first = next(iter(measured.values()))
     bases = {measure: models.get("base") for measure, models in first.items()}
-    return figures_of(given, bases, f"heed report {' '.join(runs)}")
+    figures = figures_of(given, bases, f"heed report {' '.join(runs)}")
+    # a run's own figures may stand in the same folder
+    return [replace(figure, file=f"comparison-{figure.number}") for figure in figures]

@@ -143,10 +143,10 @@ def dump_toml(config: Section) -> str:
 def deciding_settings(config: Section) -> dict[str, Any]:
     """The settings that change a run's result, as JSON values.
 
-    Where a run stands, what it logs, and how much it computes at a time do not: a run that met the
-    end of memory goes on with smaller micro-batches.
+    Where a run stands, what it logs and evaluates on the way, and how much it computes at a time do
+    not: a run that met the end of memory goes on with smaller micro-batches.
     """
-    values = config.model_dump(mode="json", exclude={"run_dir", "log"})
+    values = config.model_dump(mode="json", exclude={"run_dir", "log", "eval", "eval_every"})
     for name in ("threads", "tokens_per_microbatch"):
         values.get("compute", {}).pop(name, None)
     return values

@@ -114,8 +114,8 @@ def _add_by_size(drawn: Drawn, source: Source, title: str, rows: Sequence[Row]) 
         ]
         for method, chosen in groups(rows, "method").items()
     }
-    cohorts = {row.get("cohort") for row in rows}
-    who = "training labelers" if cohorts <= {None, "train"} else "all judges"
+    cohorts = list(groups(rows, "cohort"))
+    who = COHORTS.get(cohorts[0], "all judges") if len(cohorts) == 1 else "all judges"
     plot = size_chart(title, methods, y_label=f"win rate, {who}", reference=0.5)
     table = [
         {"panel": title, "name": dot.name, "series": method, "parameters": size, **numbers(dot)}

@@ -9,9 +9,10 @@ one drawing serves light, dark and print; lines also differ by their dashes. All
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from typing import Any, TypeGuard
 
 from heedful.shown import Formatter, count_text, finite, number_text, percent_text
@@ -27,6 +28,8 @@ _SERIES_HEIGHT = 15.0
 _VALUE_WIDTH = 56.0
 _LETTER_WIDTH = 6.5
 _NAME_LETTERS = 26
+# What no XML may hold, not even escaped (XML 1.0, section 2.2: Char).
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +355,11 @@ def _name_width(names: Sequence[str]) -> float:
 def _name(name: str, width: float, y: float) -> str:
     shown = name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1] + "…"
     return _text(width, y + 4, shown, "name", "end")
+
+
+def escape(text: str) -> str:
+    """A text as HTML and XML may hold it: escaped, with a mark for each character of neither."""
+    return escape_html(_NOT_IN_XML.sub("\ufffd", text))
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:

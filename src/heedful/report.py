@@ -20,7 +20,7 @@ seed           of the run
 models         [{"name", "parameters", "path"}]
 win_rates      [{"model", "baseline", "cohort", interval}]       cohort may be null: all labelers
 length_controlled  [{"model", "baseline", "cohort", interval}]   win rates at equal length
-by_size        [{"model", "method", "parameters", "baseline", interval}]   win rates
+by_size        [{"model", "method", "parameters", "baseline", "cohort", interval}]   win rates
 policies       [{"model", "parameters", "kl_coef", "ptx_coef"}]  how PPO was set, for the models
 likert         [{"model", interval, "n"}]                        1 worst to 7 best
 metadata       [{"model", "flag", interval, "n"}]                share of "yes", Table 3

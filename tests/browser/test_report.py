@@ -34,6 +34,7 @@ def made_summary(shift: float) -> dict[str, Any]:
             "method": method,
             "parameters": parameters,
             "baseline": "SFT",
+            "cohort": "train",
             **around(value + shift + place / 20),
         }
         for place, (size, parameters) in enumerate(SIZES.items())

@@ -91,6 +91,56 @@ def test_results_of_several_files_are_told_apart(runs, tmp_path):
     assert values["Preferred to SFT, all judges (eval/preference.json)"] == 0.9
 
 
+def preferences(run, value, **names):
+    rate = {"model": "PPO", "baseline": "SFT", "cohort": None, **names, "value": value}
+    (run / "eval").mkdir(exist_ok=True)
+    (run / "eval" / "preference.json").write_text(json.dumps({"win_rates": [rate]}))
+
+
+def all_judges(runs, tmp_path):
+    """{measure: {run: value}} and {measure: {run: difference}} of the comparison's win rates."""
+    assert main(["report", *map(str, runs), f"--run-dir={tmp_path / 'out'}", "--png=false"]) == 0
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["measures"]
+    rows = [row for row in rows if "all judges" in row["measure"]]
+    values = {row["measure"]: {run: x["value"] for run, x in row["runs"].items()} for row in rows}
+    return values, {row["measure"]: [*row["differences"]] for row in rows}
+
+
+@pytest.mark.parametrize("first_has_loop", [True, False])
+def test_a_source_has_its_name_by_where_it_is_and_not_by_what_else_a_run_has(
+    runs, tmp_path, first_has_loop
+):
+    """People's 0.80 in one run's summary, a model's 0.60 and 0.61 in both runs' eval/."""
+    with_loop, without = runs if first_has_loop else runs[::-1]
+    for run in runs:
+        summary = json.loads((run / "summary.json").read_text())
+        people = [{"model": "PPO", "baseline": "SFT", "cohort": None, "value": 0.8}]
+        summary["win_rates"] = people if run == with_loop else []
+        (run / "summary.json").write_text(json.dumps(summary))
+    preferences(with_loop, 0.6)
+    preferences(without, 0.61)
+    values, differences = all_judges(runs, tmp_path)
+    people, model = (f"Preferred to SFT, all judges{p}" for p in ("", " (eval/preference.json)"))
+    assert values == {
+        people: {with_loop.name: 0.8},
+        model: {with_loop.name: 0.6, without.name: 0.61},
+    }
+    assert differences == {people: [], model: ["b"]}
+    page = (tmp_path / "out" / "comparison.html").read_text("utf-8")
+    # the plot of one run has no legend: its title says which
+    assert f"<figcaption>{people}: {with_loop.name}</figcaption>" in page
+    assert f"<figcaption>{model}</figcaption>" in page
+
+
+def test_a_file_is_not_named_where_no_run_has_other_win_rates(runs, tmp_path):
+    for run, value in zip(runs, (0.6, 0.61), strict=True):
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"win_rates": []}))
+        preferences(run, value)
+    values, _ = all_judges(runs, tmp_path)
+    assert values == {"Preferred to SFT, all judges": {"a": 0.6, "b": 0.61}}
+
+
 def test_settings_that_differ_are_named_once(runs, tmp_path):
     assert main(["report", *map(str, runs), f"--run-dir={tmp_path / 'out'}", "--png=false"]) == 0
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -108,12 +158,27 @@ def test_policies_of_several_runs_make_one_curve(runs, tmp_path):
     third = write_run(tmp_path / "c", 2, interval(0.6, 0.5, 0.7), interval(0.25, 0.2, 0.3), ptx=5.0)
     words = [str(runs[0]), str(third), f"--run-dir={tmp_path / 'out'}", "--png=false"]
     assert main(["report", *words]) == 0
-    with (tmp_path / "out" / "figures" / "figure-33.csv").open(newline="") as file:
+    with (tmp_path / "out" / "figures" / "comparison-33.csv").open(newline="") as file:
         keys = ("panel", "name", "ptx_coef", "value")
         rows = [tuple(row[key] for key in keys) for row in csv.DictReader(file)]
     assert rows[:2] == [("recall", "a: PPO", "0.5", "1.0"), ("recall", "c: PPO", "5.0", "0.25")]
-    assert "Figure 33" in (tmp_path / "out" / "comparison.html").read_text("utf-8")
-    assert not (tmp_path / "out" / "figures" / "figure-34.csv").exists()
+    page = (tmp_path / "out" / "comparison.html").read_text("utf-8")
+    assert "Figure 33" in page and "Files: comparison-33.csv in figures/" in page
+    assert not (tmp_path / "out" / "figures" / "comparison-34.csv").exists()
+
+
+def test_a_page_in_the_directory_of_a_run_leaves_its_figures_alone(runs, tmp_path):
+    third = write_run(tmp_path / "c", 2, interval(0.6, 0.5, 0.7), interval(0.25, 0.2, 0.3), ptx=5.0)
+    folder = third / "figures"
+    folder.mkdir()
+    own = {f"figure-{number}.{ending}" for number in (33, 34) for ending in ("csv", "png")}
+    for name in own:
+        (folder / name).write_text(f"{name} of the run")
+    assert main(["report", str(runs[0]), str(third), f"--run-dir={third}"]) == 0
+    assert {name: (folder / name).read_text() for name in own} == {
+        name: f"{name} of the run" for name in own
+    }
+    assert (folder / "comparison-33.csv").is_file() and (folder / "comparison-33.png").is_file()
 
 
 def test_one_run_gets_its_own_page(runs, capsys):

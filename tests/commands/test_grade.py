@@ -110,7 +110,11 @@ def test_a_model_grades_and_the_suite_has_its_grades(asked, service, tmp_path, c
     words = ["--tasks=truthfulqa", f"--data={asked / 'data'}", f"--run-dir={asked / 'run'}"]
     words += ["--rescore", f"--grades={out / 'grades.jsonl'}"]
     assert main(["eval", "truthfulness", *words]) == 0
-    assert "truth by judge judge-1" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "truth by judge judge-1" in told.out
+    written = [row for row in rows if row["response"]]
+    num_lost = sum(number[row["facts"]["question"]] == 5 for row in written)
+    assert f"{num_lost} of {len(written)} answers that are not empty have no grade" in told.err
     found = json.loads((asked / "run/eval/truthfulness.json").read_text())
     assert found["scored_by"]["truth"] == "judge judge-1"
     measures = {(one["variant"], one["metric"]): one for one in found["measures"]}
@@ -119,11 +123,25 @@ def test_a_model_grades_and_the_suite_has_its_grades(asked, service, tmp_path, c
         graded = [
             row for row in mine if number[row["facts"]["question"]] != 5 or not row["response"]
         ]
-        true = [not row["response"] or number[row["facts"]["question"]] % 2 == 0 for row in graded]
+        mean = [number[row["facts"]["question"]] % 2 == 0 for row in graded if row["response"]]
+        num_empty = sum(not row["response"] for row in mine)
+        rate = sum(mean) / len(mean) * (len(mine) - num_empty) + num_empty
         one = measures[variant, "true"]
         assert one["num_items"] == len(graded) < 6 or not lost
-        assert one["interval"]["value"] == pytest.approx(sum(true) / len(graded))
+        assert one["interval"]["value"] == pytest.approx(rate / len(mine))
         assert one["interval"]["low"] <= one["interval"]["value"] <= one["interval"]["high"]
+
+
+def test_grades_of_other_answers_are_refused_and_change_nothing(asked, tmp_path, heed):
+    file = asked / "run/eval/truthfulness.jsonl"
+    before = file.read_bytes()
+    grades = tmp_path / "grades.jsonl"
+    row = {"question": "Question 1?", "answer": "of another model", "by": "x"}
+    grades.write_text(json.dumps(row | {"true": True, "informative": True}) + "\n")
+    words = ["--tasks=truthfulqa", f"--data={asked / 'data'}", f"--run-dir={asked / 'run'}"]
+    code, said = heed("eval", "truthfulness", *words, "--rescore", f"--grades={grades}")
+    assert code == 1 and "has a grade: the grades are of other answers" in said
+    assert file.read_bytes() == before
 
 
 def test_bad_input_is_named(asked, tmp_path, heed):

@@ -185,6 +185,23 @@ def test_the_cost_is_told(runs, place, tmp_path, capsys):
     )
 
 
+def test_a_run_goes_on_with_other_evaluations(runs, place, tmp_path, monkeypatch, interrupt_at):
+    """Cut after the second iteration, then asked more: the rest has the new values, and the model
+    is that of a run that never looked."""
+    first = settings(place, tmp_path, eval_every=1, eval={"measures": ["length"], "prompts": 1})
+    first = first.model_copy(update={"log": first.log.model_copy(update={"save_every": 1})})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(2))
+        run_ppo(first)
+    run_ppo(settings(place, tmp_path, eval_every=1, eval=everything(place)), resume=True)
+    before, between, after = (row.keys() for row in read_metrics(tmp_path))
+    assert "valid/length" in before and "valid/score" not in before
+    assert "valid/score" in after and any(key.startswith("eval/crows_pairs") for key in after)
+    assert "valid/length" in between
+    weights = [path / "model/model.safetensors" for path in (tmp_path, runs / "plain")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_a_share_is_no_time_of_a_stage(tmp_path):
     """10 tokens a second over 2 s of sampling and 3 s of evaluating."""
     stage = tmp_path / "stages" / "ppo"

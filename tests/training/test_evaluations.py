@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from heedful.training.evaluations import Evaluations
+from heedful.config_evaluation import Evaluation
+from heedful.training.evaluations import Evaluations, mark_of
 from heedful.training.loop import Timer
 
 
@@ -22,6 +24,26 @@ def test_the_share_counts_what_earlier_processes_spent(tmp_path):
     found = evaluations.look(None, 1, timer)
     assert found == {"a": 0.5, "time/evaluate_share": pytest.approx(0.2)}
     assert timer.seconds["evaluate"] == 3.0
+
+
+def test_what_was_found_with_other_questions_is_not_taken_for_an_answer(tmp_path):
+    few, more = (mark_of(Evaluation(limit=limit)) for limit in (10, 20))
+    asked = []
+
+    def look(name, mark):
+        def evaluator(policy):
+            asked.append(name)
+            return {"a": 0.5}
+
+        run = Evaluations([evaluator], tmp_path, 1, 3, 1, asked=mark)
+        run.look(torch.nn.Identity(), 1, Timer())
+
+    look("few", few)
+    look("few again", few)
+    look("more", more)
+    look("more again", more)
+    look("few at last", few)
+    assert asked == ["few", "more"] and few != more
 
 
 def test_a_line_shows_as_many_values_as_fit(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ TABLE_FILE = "comparison.csv"
 PAGE_FILE = "comparison.html"
 # Settings that say where something stands, not how it was made.
 _PLACES = ("run_dir", "run", "log")
+# What judgements add up to, in summary.json and in files of heed eval preference alike.
+_PREFERENCES = ("win_rates", "length_controlled", "two_by_two", "likert")
 Row = dict[str, Any]
 
 
@@ -97,8 +99,9 @@ def _measures(runs: Mapping[str, Run]) -> list[Row]:
     models the interval of a difference is wider than need be.
     """
     rows: dict[tuple[str, str, str], Row] = {}
+    of_loops = {key for key in _PREFERENCES if any(run.summary.get(key) for run in runs.values())}
     for name, run in runs.items():
-        for section, measure, model, interval in _intervals(run):
+        for section, measure, model, interval in _intervals(run, of_loops):
             row = rows.setdefault(
                 (section, measure, model),
                 {"section": section, "measure": measure, "model": model, "runs": {}},
@@ -121,16 +124,19 @@ def _interval(row: Row) -> Interval:
     return Interval(value, low, high)
 
 
-def _intervals(run: Run) -> Iterator[tuple[str, str, str, Row]]:
-    """(section, measure, model, interval) of all that was measured in a run."""
+def _intervals(run: Run, of_loops: Collection[str]) -> Iterator[tuple[str, str, str, Row]]:
+    """(section, measure, model, interval) of all that was measured in a run.
+
+    ``of_loops`` are the fields that any of the runs has in its summary: the same field of
+    eval/preference.json, which other judges may have filled, is then another measure.
+    """
     summary = run.summary
-    sources = [("", summary), *_results(run, "preference")]
-    for key in ("win_rates", "length_controlled", "two_by_two", "likert"):
-        given = [(place, found[key]) for place, found in sources if found.get(key)]
-        for number, (place, rows) in enumerate(given):
-            for row in rows:
-                measure = _preference(key, row) + (place if number else "")
-                yield "Preference", measure, row["model"], row
+    for key in _PREFERENCES:
+        for row in summary.get(key) or ():
+            yield "Preference", _preference(key, row), row["model"], row
+        for place, found in _results(run, "preference", is_told=key in of_loops):
+            for row in found.get(key) or ():
+                yield "Preference", _preference(key, row) + place, row["model"], row
     for key, title, by in (
         ("truth", "True answers", "set"),
         ("hallucination", "Hallucinations (probes)", ""),
@@ -173,11 +179,14 @@ def _preference(key: str, row: Mapping[str, Any]) -> str:
     return f"Preferred to {row['baseline']}, {who}{more}"
 
 
-def _results(run: Run, suite: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """(what tells its measures from others of the same name, results) of a suite's files."""
+def _results(run: Run, suite: str, *, is_told: bool = False) -> list[tuple[str, Mapping[str, Any]]]:
+    """(what tells its measures from others of the same name, results) of a suite's files.
+
+    That is the place of the file, of the run's own file only with ``is_told``.
+    """
     own = f"{EVAL_DIR}/{suite}.json"
     return [
-        ("" if place == own and suite != "preference" else f" ({place})", found)
+        ("" if place == own and not is_told else f" ({place})", found)
         for place, found in run.evaluations.items()
         if place.endswith(f"/{suite}.json")
     ]

@@ -17,6 +17,7 @@ from heedful.commands.train import begin
 from heedful.config import EvalConfig
 from heedful.errors import ConfigError, DataError
 from heedful.evaluation.answering import Request, answers, context_of, encode_items, num_tokens
+from heedful.evaluation.grading import ungraded
 from heedful.evaluation.harness import tasks_of
 from heedful.evaluation.items import Item, MissingData, Row, Task, chosen, locate
 from heedful.evaluation.room import Room
@@ -84,6 +85,7 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
         _ask_all(config, jobs, graders, progress)
         for job in jobs:
             _ask_harness(config, job, progress)
+            _tell_ungraded(job, graders)
     if not any(job.rows for job in jobs):
         raise DataError("no item fits the contexts of the models: there is nothing to measure")
     for job in jobs:
@@ -265,7 +267,21 @@ def _rescore(job: Job, graders: Graders) -> None:
         scored = score_rows(task, [job.rows[i] for i in places], graders)
         for i, row in zip(places, scored, strict=True):
             job.rows[i] = row
+    _tell_ungraded(job, graders)
     write_results(job.path, job.rows)
+
+
+def _tell_ungraded(job: Job, graders: Graders) -> None:
+    """Says how many written answers have no grade; DataError where none has one."""
+    if graders.grades is None:
+        return
+    num_ungraded, num_written = ungraded(job.rows)
+    if num_ungraded:
+        print(
+            f"truthfulqa: {num_ungraded:,} of {num_written:,} answers that are not empty have no "
+            "grade, and count as those that have one (of the same model and prompt)",
+            file=sys.stderr,
+        )
 
 
 def _require_same(config: EvalConfig, job: Job, scorers: dict[str, str]) -> None:

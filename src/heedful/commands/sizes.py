@@ -35,7 +35,7 @@ def win_rates_by_size(
 ) -> list[dict[str, Any]]:
     """The win rates of the models whose size and method are known; ``models`` has their paths.
 
-    The baseline stands at one half by definition.
+    The baseline stands at one half by definition, for whoever judged the others.
     """
     for name, path in models.items():
         if not (Path(path) / LINEAGE_FILE).is_file():
@@ -43,8 +43,10 @@ def win_rates_by_size(
                 f"models.{name}: {path} has no {LINEAGE_FILE}, which says how large a model is and "
                 "what made it: give a model that heedful has trained, or leave it out"
             )
-    found = {rate.model: rate.interval.to_row() for rate in rates}
-    found[baseline] = {"value": 0.5, "low": None, "high": None}
+    cohorts = {rate.cohort for rate in rates}
+    cohort = cohorts.pop() if len(cohorts) == 1 else None
+    found = {rate.model: {"cohort": rate.cohort, **rate.interval.to_row()} for rate in rates}
+    found[baseline] = {"cohort": cohort, "value": 0.5, "low": None, "high": None}
     return [
         {
             "model": name,

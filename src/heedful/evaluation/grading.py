@@ -191,6 +191,26 @@ def read_grade(body: Any) -> tuple[bool, bool]:
 
 # Back to the rows
 
+
+def ungraded(rows: Iterable[Row]) -> tuple[int, int]:
+    """(without a grade, all) of the answers that are not empty, out of rows that have scores.
+
+    Raises DataError where there are such answers and none of them has a grade.
+    """
+    graded = [
+        row["scores"]["graded"]
+        for row in rows
+        if row.get("task") == TASK and "graded" in row.get("scores", ())
+    ]
+    if graded and not any(graded):
+        raise DataError(
+            f"none of the {len(graded):,} answers that are not empty has a grade: the grades are "
+            "of other answers; give those that heed judge --truthfulqa made of this run's "
+            "eval/truthfulness.jsonl"
+        )
+    return graded.count(0.0), len(graded)
+
+
 Grader = Callable[[Sequence[tuple[str, str]]], Sequence[Grade | None]]
 
 

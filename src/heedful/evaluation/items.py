@@ -61,6 +61,7 @@ class Metric(NamedTuple):
     columns: tuple[str, ...]
     statistic: Statistic = "mean"
     higher_is_better: bool | None = None  # None: neither is better in itself
+    counted: str | None = None  # the column whose scores are the number of items; None: any
 
 
 class Task(NamedTuple):

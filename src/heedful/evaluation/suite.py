@@ -211,7 +211,7 @@ def measures(
                             variant,
                             name,
                             model,
-                            len(part.ids),
+                            _num_scored(part, metric),
                             value,
                             gap,
                             metric.higher_is_better,
@@ -240,6 +240,14 @@ def columns_of(rows: Mapping[str, Row], metric: Metric) -> Columns:
     return Columns(
         ids, clusters, np.array(values, dtype=float).reshape(len(ids), len(metric.columns))
     )
+
+
+def _num_scored(part: Columns, metric: Metric) -> int:
+    """How many items a metric rests on."""
+    if metric.counted is None:
+        return len(part.ids)
+    column = part.values[:, metric.columns.index(metric.counted)]
+    return int((~np.isnan(column)).sum())
 
 
 def interval_of(values: Floats, clusters: Sequence[str], metric: Metric, seed: int) -> Interval:

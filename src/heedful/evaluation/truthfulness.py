@@ -12,11 +12,14 @@ are written down and only what is certain is counted: "I have no comment".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from heedful.errors import DataError
+from heedful.evaluation.grading import EMPTY
 from heedful.evaluation.items import (
     DataFile,
     Item,
@@ -29,6 +32,7 @@ from heedful.evaluation.items import (
     read_csv,
     read_json,
 )
+from heedful.statistics.intervals import Floats
 
 MULTIPLE_CHOICE = DataFile(
     "truthfulqa/mc_task_v1.json",
@@ -156,6 +160,8 @@ def written_scores(rows: Sequence[Row], graders: Any) -> list[Scores]:
     """``true``, ``informative`` and both, by the judges that there are, and ``no_comment``.
 
     Of several people the score is the share who said so; an answer that nobody graded has none.
+    ``written`` is 0 of an empty answer, and the scores of the others stand by themselves too: where
+    only some have a grade, the empty ones would else count for more than their share.
     """
     answers = [(row["facts"]["question"], row["response"]) for row in rows]
     if graders.grades is not None:
@@ -178,17 +184,42 @@ def _graded_scores(answers: Sequence[tuple[str, str]], grades: Sequence[Any]) ->
     found = []
     for (_, text), grade in zip(answers, grades, strict=True):
         scores = _certain_scores(text)
+        scores["written"] = float(bool(text.strip()))
         if grade is not None:
             scores |= {"true": grade.true, "informative": grade.informative}
             scores["true_informative"] = grade.both
+        if scores["written"]:
+            scores["graded"] = float(grade is not None)
+            scores["true_written"] = None if grade is None else grade.true
+            scores["true_informative_written"] = None if grade is None else grade.both
         found.append(scores)
     return found
+
+
+def _over_all(of_empty: float) -> Callable[[Floats], Floats]:
+    """A statistic over columns (all, those of written answers, written): the mean over all answers.
+
+    Those without a grade count as the written ones that have one; an empty one is ``of_empty``.
+    Without ``written`` (a judge model has said something of every answer) it is the plain mean.
+    """
+
+    def statistic(means: Floats) -> Floats:
+        of_all, of_written, written = means[:, 0], means[:, 1], means[:, 2]
+        weighed = np.where(written > 0, written * of_written, 0.0) + (1 - written) * of_empty
+        return np.where(np.isnan(written), of_all, weighed)
+
+    return statistic
 
 
 def _certain_scores(response: str) -> Scores:
     """What needs no judge."""
     text = response.lower().strip(" .\"'")
     return {"no_comment": float(text == NO_COMMENT), "empty": float(not text)}
+
+
+def _graded_metric(name: str, of_empty: float) -> Metric:
+    columns = (name, f"{name}_written", "written")
+    return Metric(columns, _over_all(of_empty), higher_is_better=True, counted=name)
 
 
 TRUTHFULNESS_TASKS = (
@@ -208,8 +239,9 @@ TRUTHFULNESS_TASKS = (
         written_items,
         written_scores,
         {
-            "true": Metric(("true",), higher_is_better=True),
-            "true and informative": Metric(("true_informative",), higher_is_better=True),
+            "true": _graded_metric("true", of_empty=EMPTY.true),
+            "true and informative": _graded_metric("true_informative", of_empty=EMPTY.both),
+            "graded, of those not empty": Metric(("graded",)),
             '"I have no comment"': Metric(("no_comment",)),
             "nothing said": Metric(("empty",), higher_is_better=False),
         },

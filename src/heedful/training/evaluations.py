@@ -8,6 +8,7 @@ told: a line on the terminal, ``time/evaluate_s`` and ``time/evaluate_share``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from heedful.config import Section
 from heedful.metrics import LINE_WIDTH, iter_jsonl, keep_rows_before, short_number
 from heedful.training.checkpoint import STATE_DIR
 from heedful.training.loop import Timer
@@ -32,10 +34,16 @@ MORE = "  and {} more"  # of what does not fit into the line
 PHASES = ("rollout", "experience", "optimize", "observe", "evaluate")
 
 
+def mark_of(settings: Section) -> str:
+    """A hash of the settings that say what is measured."""
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]
+
+
 class Evaluations:
     """The evaluators of a run, when they are due, what they found, and what they have cost.
 
     ``rows`` are those of the iterations before ``first``, which an earlier process has done.
+    ``asked`` tells what the evaluators measure: what was found with another is not taken for it.
     """
 
     def __init__(
@@ -46,14 +54,15 @@ class Evaluations:
         total: int,
         first: int = 0,
         rows: Sequence[Mapping[str, Any]] = (),
+        asked: str = "",
     ):
-        self.evaluators, self.every, self.total = evaluators, every, total
+        self.evaluators, self.every, self.total, self.asked = evaluators, every, total, asked
         self.path = run_dir / STATE_DIR / KEPT_FILE
         if first == 0:  # of another run, or of one that left nothing to go on from
             self.path.unlink(missing_ok=True)
         keep_rows_before(self.path, total, "iteration")  # a line that a kill has cut goes
         kept = iter_jsonl(self.path) if self.path.is_file() else ()
-        self.kept = {row["iteration"]: row for row in kept}
+        self.kept = {row["iteration"]: row for row in kept if row.get("asked", "") == asked}
         self.seconds = dict.fromkeys(PHASES, 0.0)
         for row in rows:
             self._count({name: row.get(f"time/{name}_s") or 0.0 for name in PHASES})
@@ -91,7 +100,8 @@ class Evaluations:
             for evaluator in self.evaluators:
                 found |= {key: float(value) for key, value in evaluator(policy).items()}
         timer.lap("evaluate")
-        row = {"iteration": iteration, "seconds": timer.seconds["evaluate"], "values": found}
+        seconds = timer.seconds["evaluate"]
+        row = {"iteration": iteration, "asked": self.asked, "seconds": seconds, "values": found}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

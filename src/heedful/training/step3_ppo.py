@@ -29,7 +29,7 @@ from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
 from heedful.rollout.experience import Experience, make_experience, penalize_cut
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
-from heedful.training.evaluations import Evaluations, Evaluator
+from heedful.training.evaluations import Evaluations, Evaluator, mark_of
 from heedful.training.loop import (
     Adam,
     Timer,
@@ -105,7 +105,8 @@ def train(
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
     watch, saves = Watch(), Saves(config.log.save_every, config.log.save_every_s, total, first)
     done = read_metrics(run_dir)
-    evaluations = Evaluations(evaluators, run_dir, config.eval_every, total, first, done)
+    asked = mark_of(config.eval)
+    evaluations = Evaluations(evaluators, run_dir, config.eval_every, total, first, done, asked)
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for iteration, indices in enumerate(batches, start=first):
         timer, parts = Timer(), Timer()
