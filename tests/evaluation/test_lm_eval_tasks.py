@@ -187,7 +187,7 @@ def test_samples_become_rows_with_every_filter_in_one():
         ("lm_eval:first", "1"),
         ("lm_eval:second", "0"),
     ]
-    assert {(row["task"], row["id"]) for row in rows} == asked.keys()
+    assert {(row["task"], row["id"]) for row in rows} == asked.row_keys()
     assert rows[0]["choices"] == [" a b", " c d e"] and rows[0]["logprobs"] == [-1.0, -2.0]
     assert [row["variant"] for row in rows] == ["2 shots", "2 shots", "5 shots"]
     assert [row["facts"]["cut"] for row in rows] == [True, False, False]  # 5 words, 4, 2 + 2
@@ -383,7 +383,7 @@ def test_what_is_asked_is_known_before():
     means = {"acc": True, "perplexity": False, "score": False, "bleu": True}
     groups = {"lm_eval:mmlu": [GroupMean("acc", ["none"], False, ["lm_eval:a"])]}
     assert asked == Asked("lm_eval:mmlu", {"a": Part(2, means, "question")}, groups)
-    assert asked.keys() == {("lm_eval:a", "0"), ("lm_eval:a", "1")}
+    assert asked.row_keys() == {("lm_eval:a", "0"), ("lm_eval:a", "1")}
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_what_is_asked_is_known_before():
         ),
         (
             fake_task(perplexity=aggregation("perplexity"), ter=aggregation("ter")),
-            r"lm_eval:a has no measure that is a mean over its documents \(it has perplexity, ter\)",
+            r"lm_eval:a has no measure that is a mean .* \(it has perplexity, ter\)",
         ),
         (
             fake_task(metadata={"cluster": "text"}, acc=MEAN),

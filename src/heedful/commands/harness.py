@@ -78,7 +78,7 @@ def ask_harness(
     for name, path in config.models.items():
         model = None
         for asked in harness.tasks:
-            if not {(name, *key) for key in asked.keys()} <= known:
+            if not {(name, *key) for key in asked.row_keys()} <= known:
                 if model is None:
                     context = context_of(load_config(path)) or CONTEXT
                     # its logits are of the model's dtype: those of bfloat16 differ by 1 in 100

@@ -60,7 +60,7 @@ class Asked(NamedTuple):
     parts: Mapping[str, Part]  # by task
     groups: Mapping[str, Sequence[GroupMean]]
 
-    def keys(self) -> set[tuple[str, str]]:
+    def row_keys(self) -> set[tuple[str, str]]:
         """The (task, id) of its rows."""
         return {
             (PREFIX + task, str(number))
