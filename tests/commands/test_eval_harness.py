@@ -94,6 +94,37 @@ doc_to_choice: ["w5", "w6"]
 doc_to_target: "{{right}}"
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
+# Two tasks whose rows say what they score, and groups of them.
+GIVEN = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{asked}}}}"
+doc_to_choice: ["w5", "w6"]
+doc_to_target: 0
+process_results: !function given.results
+metric_list:
+  - {{metric: f1, aggregation: mean, higher_is_better: true}}
+  - {{metric: perplexity, aggregation: perplexity, higher_is_better: false}}
+metadata: {{version: 1, cluster: about}}
+"""
+GROUPS = {
+    "plain": "",
+    "by_size": "aggregate_metric_list: [{metric: f1}]",
+    "by_task": "aggregate_metric_list: [{metric: f1, weight_by_size: false}]",
+}
+ROLLING = """
+task: rolling
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{asked}}"
+metric_list: [{metric: word_perplexity}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +142,24 @@ def place(tmp_path_factory, tiny_model, tokenizer):
     rows = [{"asked": f"w{i}", "right": i % 2} for i in range(6)]
     (path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "own" / "counting.yaml").write_text(OWN_TASK % (path / "rows.jsonl"))
+    write_given(path)
     return path
+
+
+def write_given(path):
+    """Two rows that score 80 and six that score 20, two of one text each, in three groups."""
+    (path / "own" / "given.py").write_text(
+        "def results(doc, results):\n    return {'f1': doc['score'], 'perplexity': -3.2}\n"
+    )
+    for name, number, score in (("first", 2, 80.0), ("second", 6, 20.0)):
+        rows = path / f"{name}.jsonl"
+        lines = [{"asked": f"w{i}", "score": score, "about": f"w{i // 2}"} for i in range(number)]
+        rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (path / "own" / f"{name}.yaml").write_text(GIVEN.format(name=name, rows=rows))
+    for name, means in GROUPS.items():
+        text = f"group: {name}\ntask: [first, second]\n{means}\n"
+        (path / "own" / f"{name}.yaml").write_text(text)
+    (path / "own" / "rolling.yaml").write_text(ROLLING % (path / "first.jsonl"))
 
 
 @pytest.fixture
@@ -180,6 +228,37 @@ def test_a_task_of_ones_own_is_kept_and_gone_on_with(heed, place, tmp_path, caps
     assert "has scored its rows itself" in capsys.readouterr().err
     assert heed(tmp_path, "--tasks=lm_eval:countin", f"--task_files={place / 'own'}") == 2
     assert "did you mean 'counting'" in capsys.readouterr().err
+
+
+def test_a_group_has_the_measures_of_its_tasks_and_the_means_that_it_defines(
+    heed, place, tmp_path, capsys
+):
+    words = [f"--task_files={place / 'own'}"]
+    rows, summary = heed(tmp_path, "--tasks=lm_eval:plain", *words)
+    of_tasks = {("lm_eval:first", "f1"): (80, 2), ("lm_eval:second", "f1"): (20, 6)}
+    assert values(summary) == of_tasks
+    assert len({row["cluster"] for row in rows}) == 3  # of eight rows
+    table = capsys.readouterr().out
+    assert "perplexity" not in table and "35.000" not in table
+    # the rows are there already, and are asked once for all groups
+    names = ["lm_eval:by_size", "lm_eval:by_task"]
+    again, summary = heed(tmp_path, f"--tasks={','.join(names)}", *words)
+    assert again == rows
+    means = {(names[0], "f1"): (35, 8), (names[1], "f1"): (50, 8)}
+    assert values(summary) == of_tasks | means
+    # they stay in the summary
+    _, summary = heed(tmp_path, "--tasks=lm_eval:counting", *words)
+    assert values(summary).items() > (of_tasks | means).items()
+    assert heed(tmp_path, "--tasks=lm_eval:rolling", *words) == 2
+    assert "lm_eval:rolling measures the probability of whole texts" in capsys.readouterr().err
+
+
+def values(summary):
+    """{(task, measure): (value, items)}"""
+    return {
+        (m["task"], m["metric"]): (pytest.approx(m["interval"]["value"]), m["num_items"])
+        for m in summary["measures"]
+    }
 
 
 def test_log_probabilities_are_those_of_our_own_scoring(heed, place, tmp_path):

@@ -115,8 +115,9 @@ def test_the_likelier_answer_is_by_the_average_per_token():
     rows = [
         {"logprobs": [-2.0, -3.0], "num_tokens": [1, 3]},  # -2 and -1 a token
         {"logprobs": [-4.0, -3.0], "num_tokens": [4, 2]},  # -1 and -1.5
+        {"logprobs": [-4.0, -2.0], "num_tokens": [4, 2]},  # as likely as each other
     ]
-    assert pair_scores(rows, None) == [{"right": 0.0}, {"right": 1.0}]
+    assert pair_scores(rows, None) == [{"right": 0.0}, {"right": 1.0}, {"right": 0.5}]
 
 
 def test_yes_and_no_are_weighed_alike_however_many_answers_are_made_up(tmp_path):
@@ -137,6 +138,9 @@ def test_yes_and_no_are_weighed_alike_however_many_answers_are_made_up(tmp_path)
         "\n\nQuestion: Which river?\nResponse: The Rhine.\n"
         "Not true, or nobody can check (Yes or No):"
     )
+    path.write_text(json.dumps(rows[0] | {"hallucination": ""}))
+    with pytest.raises(DataError, match="line 1: hallucination is '': yes or no is needed"):
+        list(general_items([path], 0))
     yes, no = [-1.0, -2.0], [-2.0, -1.0]
     said = [
         {"logprobs": values, "num_tokens": [1, 1], "facts": item.facts}
@@ -144,6 +148,8 @@ def test_yes_and_no_are_weighed_alike_however_many_answers_are_made_up(tmp_path)
     ]
     scores = general_scores(said, None)
     assert scores == [{"found": 1.0}, {"false_alarm": 1.0}, {"false_alarm": 0}, {"false_alarm": 0}]
+    tie = [row | {"logprobs": [-1.0, -1.0]} for row in said[:2]]
+    assert general_scores(tie, None) == [{"found": 0.5}, {"false_alarm": 0.5}]
     # found 1 of 1, false alarms 1 of 3
     assert balanced(np.array([[1.0, 1 / 3]]))[0] == pytest.approx(5 / 6)
     assert balanced(np.array([[1.0, 1.0], [0.0, 0.0]])) == pytest.approx(

@@ -135,9 +135,38 @@ def test_pronouns_in_both_published_forms(tmp_path):
     assert both[0].prompt == ASKED
     assert both[0].facts["candidates"] == {"the cup": False, "The mat": True}
     assert "Passage: Ann saw Bo, and *she*, too, left.\n" in both[1].prompt
+    for wrong in ("", ".", "AB", "C"):
+        path.write_text(COLLECTION.replace("> B. <", f">{wrong}<"))
+        with pytest.raises(DataError, match="schema 1: two answers, A or B, are needed"):
+            list(wsc_items([path], 0))
+    path.write_text(COLLECTION.replace("<answer>Ann</answer>", "<answer></answer>"))
+    with pytest.raises(DataError, match="schema 2: two answers"):
+        list(wsc_items([path], 0))
     path.write_text(COLLECTION.replace("<collection>", "<collection", 1))
     with pytest.raises(DataError, match=r"WSCollection.xml: not XML"):
         list(wsc_items([path], 0))
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "expected"),
+    [
+        ([-1.0, -3.0, -4.0], [1, 0, 0]),
+        ([-2.0, -4.0, -9.0], [1 / 2, 1 / 2, 0]),  # -2, -2 and -3 a token
+        ([-2.0, -4.0, -6.0], [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_of_choices_that_are_as_likely_one_counts_as_drawn(logprobs, expected):
+    rows = [
+        {"logprobs": logprobs, "num_tokens": [1, 2, 3], "facts": {"label": label}}
+        for label in range(3)
+    ]
+    scores = [row["accuracy"] for row in choice_scores(rows, None)]
+    assert scores == pytest.approx(expected)
+
+
+def test_a_candidate_without_a_word_is_not_named():
+    facts = {"candidates": {"the": False, "the mat": True}}
+    assert wsc_scores([{"response": "the mat", "facts": facts}], None) == [{"accuracy": 1.0}]
 
 
 def test_a_wrong_candidate_is_no_example(tmp_path):

@@ -19,6 +19,7 @@ from heedful.errors import ConfigError, DataError
 from heedful.evaluation.answering import Request, answers, context_of, encode_items, num_tokens
 from heedful.evaluation.grading import ungraded
 from heedful.evaluation.harness import tasks_of
+from heedful.evaluation.harness_groups import GroupMean, group_tasks
 from heedful.evaluation.items import Item, MissingData, Row, Task, chosen, locate
 from heedful.evaluation.room import Room
 from heedful.evaluation.suite import (
@@ -90,8 +91,9 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
         raise DataError("no item fits the contexts of the models: there is nothing to measure")
     for job in jobs:
         models = list(dict.fromkeys([*config.models, *(row["model"] for row in job.rows)]))
-        tasks = [*job.suite.tasks, *tasks_of(job.rows)]
-        found = measures(tasks, job.rows, models, seed=config.seed)
+        groups, of_groups = group_tasks(job.rows, _groups(job))
+        tasks = [*job.suite.tasks, *tasks_of(job.rows), *groups]
+        found = measures(tasks, [*job.rows, *of_groups], models, seed=config.seed)
         _write_summary(config, job, scorers, found)
         print(f"\n{job.suite.name}\n{format_table(found)}", flush=True)
     for name, what in scorers.items():
@@ -326,6 +328,17 @@ def _made_with(config: EvalConfig, job: Job) -> dict[str, Any]:
     return {"version": job.suite.version, **{key: getattr(config, key) for key in ASKED_WITH}}
 
 
+def _groups(job: Job) -> dict[str, Sequence[GroupMean]]:
+    """The means over groups of lm-evaluation-harness that were asked for, now and before."""
+    file = job.path.with_suffix(".json")
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    kept = {
+        name: [GroupMean(**mean) for mean in means]
+        for name, means in before.get("groups", {}).items()
+    }
+    return kept | ({} if job.harness is None else job.harness.groups())
+
+
 def _model_mark(path: str) -> str:
     """What tells one model's files from another's: names, sizes and times, not their content."""
     files = sorted([*Path(path).glob("*.safetensors"), Path(path) / "config.json"])
@@ -352,6 +365,7 @@ def _write_summary(
         "scored_by": before.get("scored_by", {}) | _scored_by(job, scorers),
         "left_out": left_out,
         "lm_eval": before.get("lm_eval") if job.harness is None else job.harness.version,
+        "groups": {name: [m._asdict() for m in means] for name, means in _groups(job).items()},
         "measures": [measure.to_row() for measure in found],
     }
     with replacing(file) as partial:

@@ -12,7 +12,6 @@ from heedful.errors import ConfigError
 from heedful.evaluation.answering import context_of
 from heedful.evaluation.harness import (
     LOCAL,
-    PREFIX,
     Asked,
     ask,
     find,
@@ -20,6 +19,7 @@ from heedful.evaluation.harness import (
     require_harness,
     task_manager,
 )
+from heedful.evaluation.harness_groups import PREFIX, GroupMean
 from heedful.evaluation.items import Row
 from heedful.models.language_model import load_config
 
@@ -34,6 +34,10 @@ class Harness(NamedTuple):
     manager: Any
     tasks: list[Asked]
     version: str
+
+    def groups(self) -> dict[str, Sequence[GroupMean]]:
+        """The means that the harness defines over the tasks of groups."""
+        return {name: means for asked in self.tasks for name, means in asked.groups.items()}
 
 
 def split_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -54,7 +58,7 @@ def find_harness(config: EvalConfig, suites: Sequence[str], run_dir: Path) -> Ha
         raise ConfigError(f"{names[0]}: lm-evaluation-harness has scored its rows itself; leave it")
     version = require_harness().__version__
     task_files = None if config.task_files is None else Path(config.task_files)
-    manager = task_manager(Path(config.data), task_files, run_dir / LOCAL)
+    manager = task_manager(Path(config.data), task_files, run_dir / LOCAL, names)
     return Harness(manager, find(manager, names, config.limit), version)
 
 
@@ -69,11 +73,12 @@ def ask_harness(
 
     ``known`` has the (model, task, id) of the rows that there are.
     """
+    known = set(known)  # groups may have tasks in common
     total, done = len(config.models) * len(harness.tasks), 0
     for name, path in config.models.items():
         model = None
         for asked in harness.tasks:
-            if not {(name, asked.name, number) for number in asked.ids()} <= known:
+            if not {(name, *key) for key in asked.row_keys()} <= known:
                 if model is None:
                     context = context_of(load_config(path)) or CONTEXT
                     # its logits are of the model's dtype: those of bfloat16 differ by 1 in 100
@@ -92,7 +97,8 @@ def ask_harness(
                 )
                 rows = [{"model": name, **row} for row in rows]
                 _say_cut(asked, rows, path, model.max_length)
-                keep([row for row in rows if (name, asked.name, row["id"]) not in known])
+                keep([row for row in rows if (name, row["task"], row["id"]) not in known])
+                known |= {(name, row["task"], row["id"]) for row in rows}
             done += 1
             progress(done, total)
 

@@ -134,18 +134,20 @@ def choice_logprobs(model: Any, requests: Sequence[Request], room: Room) -> list
         offsets.append(offsets[-1] + len(request.choices))
     totals = torch.zeros(offsets[-1], dtype=torch.float64)
     longest = max((len(r.prompt) + len(c) for r in requests for c in r.choices), default=1)
-    room.tokens = min(room.tokens, tokens_that_fit(model, longest))
-    waiting = _cut(_plan(requests), room.tokens)
+    max_tokens = min(room.tokens, tokens_that_fit(model, longest))
+    waiting = _cut(_plan(requests), max_tokens)
     while waiting:
-        count = _num_fitting(waiting, room.tokens)
+        count = _num_fitting(waiting, max_tokens)
         batch, waiting = waiting[:count], waiting[count:]
         try:
             _add(model, batch, totals)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            room.halve_tokens(error, sum(len(family.members) for family in batch))
-            waiting = _cut([*batch, *waiting], room.tokens)
+            num_choices = sum(len(family.members) for family in batch)
+            room.halve_tokens(error, num_choices, max_tokens)
+            max_tokens = room.tokens
+            waiting = _cut([*batch, *waiting], max_tokens)
     values = totals.tolist()
     return [values[start:end] for start, end in pairwise(offsets)]
 
@@ -263,11 +265,12 @@ def responses(
 ) -> list[tuple[str, bool]]:
     """(text, whether it ended by itself) for every prompt: up to the first line break (App. D).
 
-    As many are written at a time as ``room`` has rows and the free memory holds; where it runs out
-    all are begun again, half as many at a time.
+    As many are written at a time as ``room`` has rows and the free memory holds, or at temperatures
+    above 0 a fixed memory, so that the generator alone decides. Where memory runs out all are begun
+    again, half as many at a time.
     """
     longest = max(map(len, prompts))
-    room.rows = min(room.rows, rows_that_fit(model, longest, max_new_tokens))
+    max_rows = min(room.rows, rows_that_fit(model, longest, max_new_tokens, temperature > 0))
     rollout = None
     while rollout is None:
         state = None if generator is None else generator.get_state()
@@ -280,12 +283,13 @@ def responses(
                 eos=(*end_tokens(model, tokenizer.eos_token_id), *_line_breaks(tokenizer)),
                 pad=tokenizer.pad_token_id,
                 generator=generator,
-                max_rows=room.rows,
+                max_rows=max_rows,
             )
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            room.halve_rows(error, min(room.rows, len(prompts)))
+            room.halve_rows(error, min(max_rows, len(prompts)))
+            max_rows = room.rows
             if generator is not None:
                 generator.set_state(state)
     # the token with the line break may hold text before it

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from heedful.errors import DataError
 from heedful.evaluation.items import (
     DataFile,
     Item,
@@ -28,10 +29,10 @@ from heedful.evaluation.items import (
     Row,
     Scores,
     Task,
-    best,
     mean_logprobs,
     need,
     read_lines,
+    share_of_best,
 )
 from heedful.evaluation.reading import (
     ASK_SQUAD,
@@ -137,9 +138,10 @@ def pair_items(kind: _Pairs, paths: Sequence[Path], shots: int) -> Iterator[Item
 def pair_scores(rows: Sequence[Row], graders: Any) -> list[Scores]:
     """Whether the right answer has the higher average log-probability per token (App. D).
 
-    A made-up answer that is likelier counts as one that the model would give.
+    A made-up answer that is likelier counts as one that the model would give; two that are as
+    likely as each other count half.
     """
-    return [{"right": float(best(mean_logprobs(row)) == 0)} for row in rows]
+    return [{"right": share_of_best(mean_logprobs(row), 0)} for row in rows]
 
 
 def general_items(paths: Sequence[Path], shots: int) -> Iterator[Item]:
@@ -151,17 +153,22 @@ def general_items(paths: Sequence[Path], shots: int) -> Iterator[Item]:
             f"Response: {need(row, 'chatgpt_response', where)}\n"
             "Not true, or nobody can check (Yes or No):"
         )
-        facts = {"made_up": need(row, "hallucination", where) == "yes"}
+        label = need(row, "hallucination", where)
+        if label not in ("yes", "no"):
+            raise DataError(f"{where}: hallucination is {label!r}: yes or no is needed")
+        facts = {"made_up": label == "yes"}
         yield Item(name, name, "asked", prompt, (" Yes", " No"), facts)
 
 
 def general_scores(rows: Sequence[Row], graders: Any) -> list[Scores]:
-    """Whether "Yes" is the likelier, for answers that people marked and for others apart."""
+    """Whether "Yes" is the likelier, for answers that people marked and for others apart.
+
+    Half where both are as likely.
+    """
     found: list[Scores] = []
     for row in rows:
-        said_yes = best(mean_logprobs(row)) == 0
         kind = "found" if row["facts"]["made_up"] else "false_alarm"
-        found.append({kind: float(said_yes)})
+        found.append({kind: share_of_best(mean_logprobs(row), 0)})
     return found
 
 

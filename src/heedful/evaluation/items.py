@@ -190,6 +190,12 @@ def mean_logprobs(row: Row) -> list[float]:
     return [total / count for total, count in zip(row["logprobs"], row["num_tokens"], strict=True)]
 
 
+def share_of_best(values: Sequence[float], place: int) -> float:
+    """1 where the value at ``place`` is the largest, 1 over their number where several are."""
+    top = max(values)
+    return float(values[place] == top) / sum(value == top for value in values)
+
+
 def best(values: Sequence[float]) -> int:
     """The place of the largest value, the first of equal ones."""
     return max(range(len(values)), key=lambda i: values[i])

@@ -17,21 +17,30 @@ from heedful.errors import EvaluationError
 # What a batch, or the cache of a rollout, takes at most of the memory that is free when it begins.
 SHARE = 0.25
 MAX_ROWS = 512
+# What the cache of a rollout takes where tokens are drawn: which row draws when depends on how many
+# rows there are, so these must not follow from what else the machine is doing.
+DRAWING_BYTES = 2 * 2**30
 # Rows as wide as the hidden states, and as the MLP, that one layer holds at a time for a token.
 HIDDEN_ROWS, MLP_ROWS = 8, 3
 
 
 @dataclass
 class Room:
-    """The tokens and the rows of a batch at most; halved for good where memory runs out."""
+    """The tokens and the rows of a batch at most; halved for good where memory runs out.
+
+    What the free memory holds is another limit, found anew for each call and not kept.
+    """
 
     tokens: int
     rows: int = MAX_ROWS
 
-    def halve_tokens(self, error: Exception, num_items: int) -> None:
-        """Half the tokens from here on; EvaluationError where the batch was a single item."""
+    def halve_tokens(self, error: Exception, num_items: int, num_tokens: int) -> None:
+        """Half of ``num_tokens``, the limit that was too high, from here on.
+
+        EvaluationError where the batch was a single item.
+        """
         _require_several(error, num_items)
-        self.tokens = max(1, self.tokens // 2)
+        self.tokens = max(1, num_tokens // 2)
 
     def halve_rows(self, error: Exception, num_rows: int) -> None:
         """Half the rows of the rollout that failed; EvaluationError where it was a single one."""
@@ -60,15 +69,19 @@ def tokens_that_fit(model: Any, longest: int) -> int:
     return max(1, int(SHARE * free_bytes()) // _token_bytes(model, longest))
 
 
-def rows_that_fit(model: Any, num_prompt: int, num_new: int) -> int:
-    """Sequences that are decoded at a time: their cache, and their prompts while they are read."""
+def rows_that_fit(model: Any, num_prompt: int, num_new: int, is_drawn: bool = False) -> int:
+    """Sequences that are decoded at a time: their cache, and their prompts while they are read.
+
+    Where tokens are drawn it follows from the model and the lengths alone.
+    """
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     slot_bytes = 2 * config.num_hidden_layers * groups * size * _item_bytes(model)
     row_bytes = slot_bytes * (num_prompt + num_new) + num_prompt * _token_bytes(model, num_prompt)
-    return max(1, min(MAX_ROWS, int(SHARE * free_bytes()) // row_bytes))
+    held = DRAWING_BYTES if is_drawn else int(SHARE * free_bytes())
+    return max(1, min(MAX_ROWS, held // row_bytes))
 
 
 def _token_bytes(model: Any, longest: int) -> int:

@@ -22,11 +22,11 @@ from heedful.evaluation.items import (
     Row,
     Scores,
     Task,
-    best,
     mean_logprobs,
     need,
     read_csv,
     read_lines,
+    share_of_best,
 )
 from heedful.evaluation.scorers import squad_normalize
 
@@ -120,8 +120,11 @@ def _sst(path: Path) -> Iterator[Example]:
 
 
 def choice_scores(rows: Sequence[Row], graders: Any) -> list[Scores]:
-    """Whether the right choice has the highest average log-probability per token (App. D)."""
-    return [{"accuracy": float(best(mean_logprobs(row)) == row["facts"]["label"])} for row in rows]
+    """Whether the right choice has the highest average log-probability per token (App. D).
+
+    Where several have it the right one counts as one drawn among them.
+    """
+    return [{"accuracy": share_of_best(mean_logprobs(row), row["facts"]["label"])} for row in rows]
 
 
 def wsc_items(paths: Sequence[Path], shots: int) -> Iterator[Item]:
@@ -171,7 +174,7 @@ def _collection(path: Path) -> Iterator[Example]:
         pieces = [_words_of(schema, f"text/{part}", where) for part in ("txt1", "pron", "txt2")]
         nouns = [" ".join((answer.text or "").split()) for answer in schema.iter("answer")]
         letter = _words_of(schema, "correctAnswer", where).strip(". ")
-        if letter not in "AB" or len(nouns) != 2:
+        if letter not in ("A", "B") or len(nouns) != 2 or not all(nouns):
             raise DataError(f"{where}: two answers, A or B, are needed: get the file again")
         before, bare, after = pieces
         # commas and full stops stand by themselves in some of the passages
@@ -201,7 +204,7 @@ def wsc_scores(rows: Sequence[Row], graders: Any) -> list[Scores]:
     for row in rows:
         said = squad_normalize(row["response"])
         right = [
-            bool(said) and (noun in said or said in noun)
+            bool(said and noun) and (noun in said or said in noun)
             for noun in map(squad_normalize, row["facts"]["candidates"])
         ]
         labels = list(row["facts"]["candidates"].values())

@@ -65,7 +65,8 @@ def quac_turns(dataset: Any) -> Any:
         ):
             asked = f"{before}Q: {question}\n\nA:"
             answer = DONT_KNOW if said == CANNOT_ANSWER else said
-            turns.append({"text": asked, "answer": answer, "references": list(given)})
+            turn = {"text": asked, "answer": answer, "references": list(given)}
+            turns.append(turn | {"background": text})
             before = f"{asked} {answer}\n\n"
     return type(dataset).from_list(turns)
 
