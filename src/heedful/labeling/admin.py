@@ -166,7 +166,6 @@ def _project_page(
         said=said,
         suffixes=suffixes,
         progress=progress,
-        days=days,
         as_of=counted.as_of,
         charts=drawn,
         **found,
