@@ -168,7 +168,12 @@ def test_people_judge_through_the_labeling_service(samples, tmp_path, capsys):
     with (export / "comparisons.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     data = {"comparisons": str(export / "comparisons.jsonl")}
-    config = {"run_dir": "x", "base": "no/model", "data": data, "optim": {"lr": 1e-5, "batch_size": 1}}
+    config = {
+        "run_dir": "x",
+        "base": "no/model",
+        "data": data,
+        "optim": {"lr": 1e-5, "batch_size": 1},
+    }
     numbers = derived_numbers(RewardConfig.model_validate(config)).splitlines()
     assert re.split(" {2,}", numbers[0])[:2] == ["rankings to train on", "1"]
 
