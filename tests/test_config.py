@@ -123,7 +123,7 @@ def test_overrides_alone_are_enough():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("epoch=3", r"sft\.toml: unknown key 'epoch': did you mean 'epochs'\?"),
+        ("epoch=3", r"^the command line: unknown key 'epoch': did you mean 'epochs'\?"),
         ("optim.learning_rte=1", r"unknown key 'optim\.learning_rte'"),
         ("optim.learning_rate=1", r"'optim\.learning_rate': did you mean 'optim\.lr'\?"),
         ("learning_rate=1", r"'learning_rate': did you mean 'optim\.lr'\?"),
@@ -132,15 +132,15 @@ def test_overrides_alone_are_enough():
         ("ppo.max_new_tokens=1", r"did you mean 'sampling\.max_new_tokens'\?"),
         ("model=b", r"unknown key 'model': did you mean 'base'\?"),
         ("optim.batchsize=1", r"'optim\.batchsize': did you mean 'optim\.batch_size'\?"),
-        ("data.text=3", r"data\.text = 3: it needs a list .*, such as data\.text = \"FILE\"$"),
+        ("data.text=3", r"data\.text = 3: it needs a list .*, such as --data\.text=FILE$"),
         ("zzz=1", r"unknown key 'zzz': known keys: base, compute, data"),
         (
             "epochs=many",
-            r"epochs = 'many': it needs a number \(Passes over .*\), such as epochs = 16$",
+            r"epochs = 'many': it needs a number \(Passes over .*\), such as --epochs=16$",
         ),
-        ("seed=1.5", r"seed = 1\.5: it needs a whole number .*, such as seed = 0$"),
-        ("optim.lr=high", r"optim\.lr = 'high': it needs a number .*such as optim\.lr = NUMBER$"),
-        ("loss_on_prompt=3", r"= 3: it needs true or false .*such as loss_on_prompt = false$"),
+        ("seed=1.5", r"seed = 1\.5: it needs a whole number .*, such as --seed=0$"),
+        ("optim.lr=high", r"optim\.lr = 'high': it needs a number .*such as --optim\.lr=NUMBER$"),
+        ("loss_on_prompt=3", r"= 3: it needs true or false .*such as --loss_on_prompt=false$"),
         ("epochs=0", r"epochs = 0: .*greater than 0"),
         ("dropout=1.5", r"dropout = 1\.5: .*less than or equal to 1"),
         ("optim.schedule=linear", r"optim\.schedule = 'linear': .*'cosine' or 'constant'"),
@@ -164,6 +164,32 @@ def test_an_unknown_key_in_a_list_of_sections_is_named():
 def test_all_mistakes_are_said_at_once(file):
     with pytest.raises(ConfigError, match=r"dropout = 2: .*; unknown key 'epoch'"):
         load_config(SFTConfig, file, ["epoch=3", "dropout=2"])
+
+
+def test_a_mistake_is_told_from_one_in_the_file(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text(
+        'run_dir = "r"\nbase = "b"\n[data]\n[optim]\nlr = "x"\nbatch_size = 1\nmom = 1\n'
+    )
+    with pytest.raises(ConfigError) as wrong:
+        load_config(SFTConfig, file, ["epoch=3", "optim.mon=2", "seed=x"])
+    typed, _, in_file = str(wrong.value).partition(f"; {file}: ")
+    assert typed.startswith("the command line: ")
+    assert all(key in typed for key in ("'epoch'", "'optim.mon'", "--seed=0"))
+    assert "'optim.mom'" in in_file and "such as optim.lr = NUMBER" in in_file
+    assert not any(key in in_file for key in ("'epoch'", "'optim.mon'", "seed"))
+    with pytest.raises(ConfigError, match=r"^the command line: .*: write --optim.batch_size=NUM"):
+        load_config(SFTConfig, file, ["optim={lr=1.0}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "example"),
+    [("limit=twenty", "--limit=NUMBER"), ("split=tests", "--split=train"), ("limit=0", "NUMBER")],
+)
+def test_the_example_of_a_setting_that_may_be_left_out_has_its_type(override, example):
+    values = ["run_dir=r", "prompts=p", "models=[{name='a', path='b'}]", override]
+    with pytest.raises(ConfigError, match=rf"such as .*{example}$"):
+        load_config(configs.SampleConfig, None, values)
 
 
 def test_a_missing_key_is_named(tmp_path):

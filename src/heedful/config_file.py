@@ -10,9 +10,10 @@ import json
 import re
 import tomllib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, cast
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -86,6 +87,7 @@ class Compute(Section):
 
 
 C = TypeVar("C", bound=Section)
+Location = tuple[int | str, ...]
 # Where settings come from, as errors name it, if no file gives any.
 COMMAND_LINE = "the command line"
 # A key shorter than this is not looked for in what the known keys mean: too much would be found.
@@ -103,23 +105,28 @@ NEEDS = {
 def load_config(cls: type[C], path: Path | str | None, overrides: list[str] | None = None) -> C:
     """The settings of a command: defaults, then the TOML file, then ``a.b=value`` overrides.
 
-    Raises ConfigError naming the file, the key and, for an unknown key, the nearest known one.
+    Raises ConfigError naming the file, or the command line for what was given there, the key and,
+    for an unknown key, the nearest known one.
     """
     values: dict[str, Any] = {}
     if path is not None:
         values = read_toml(path)
     where = str(path or COMMAND_LINE)
-    for override in overrides or []:
-        _set_dotted(cls, values, override)
-    return make_config(cls, values, where)
+    typed = [_set_dotted(cls, values, override) for override in overrides or []]
+    return make_config(cls, values, where, typed)
 
 
-def make_config(cls: type[C], values: dict[str, Any], where: str) -> C:
-    """Validated settings from plain values; ``where`` is named in errors."""
+def make_config(
+    cls: type[C], values: dict[str, Any], where: str, typed: Sequence[Location] = ()
+) -> C:
+    """Validated settings from plain values; ``where`` is named in errors.
+
+    ``typed`` are the keys that stood on the command line: of these errors say so.
+    """
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(cls, error, where)) from None
+        raise ConfigError(_explain(cls, error, where, typed)) from None
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
@@ -176,7 +183,8 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _set_dotted(cls: type[Section], values: dict[str, Any], override: str) -> None:
+def _set_dotted(cls: type[Section], values: dict[str, Any], override: str) -> Location:
+    """Sets a value by an override; returns its key in parts."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
@@ -188,6 +196,7 @@ def _set_dotted(cls: type[Section], values: dict[str, Any], override: str) -> No
             raise ConfigError(f"override {override!r}: {section} is a value, not a section")
         target = cast(dict[str, Any], inner)
     target[last] = _parse_value(text)
+    return (*sections, last)
 
 
 def _field_names(cls: type[Section], parts: list[str]) -> list[str]:
@@ -213,17 +222,27 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _explain(cls: type[Section], error: ValidationError, where: str) -> str:
-    lines: list[str] = []
+def _explain(
+    cls: type[Section], error: ValidationError, where: str, typed: Sequence[Location]
+) -> str:
+    """All that is wrong, after the place where it stands: the command line or ``where``."""
+    lines: dict[str, list[str]] = {COMMAND_LINE: [], where: []}
     for item in error.errors():
         location = item["loc"]
+        place = _place(location, where, typed)
         if item["type"] == "extra_forbidden":
-            lines += _unknown(cls, location, item["input"])
+            for key, line in _unknown(cls, location, item["input"]):
+                lines[_place(key, where, typed)].append(line)
         elif item["type"] == "missing":
-            lines += _missing(cls, location, where)
+            lines[place] += _missing(cls, location, place)
         else:
-            lines.append(_wrong_value(cls, location, item, where))
-    return f"{where}: " + "; ".join(lines)
+            lines[place].append(_wrong_value(cls, location, item, place))
+    return "; ".join(f"{place}: {'; '.join(said)}" for place, said in lines.items() if said)
+
+
+def _place(location: Location, where: str, typed: Sequence[Location]) -> str:
+    """Where a key stands: on the command line if it, or what it is part of, was typed there."""
+    return COMMAND_LINE if any(location[: len(key)] == key for key in typed) else where
 
 
 def _wrong_value(cls: type[Section], location: Location, item: ErrorDetails, where: str) -> str:
@@ -261,24 +280,21 @@ def _to_write(location: Location, value: str, where: str) -> str:
     return f"--{key}={plain if is_plain else repr(value)}"
 
 
-Location = tuple[int | str, ...]
-
-
 def _joined(location: Location) -> str:
     return ".".join(str(part) for part in location)
 
 
-def _unknown(cls: type[Section], location: Location, value: Any) -> list[str]:
-    """What is said of a key that there is not; of a group of settings, of each of its keys."""
+def _unknown(cls: type[Section], location: Location, value: Any) -> list[tuple[Location, str]]:
+    """(key, what is said of it) of a key that there is not; of a group of settings, of each key."""
     if isinstance(value, dict) and value:
         inner = cast(dict[str, Any], value)
-        return [line for key in inner for line in _unknown(cls, (*location, key), inner[key])]
+        return [one for key in inner for one in _unknown(cls, (*location, key), inner[key])]
     section = _section_at(cls, location[:-1]) or cls
     near = _beginning_with(section, location) or _nearest(cls, location)
     hint = f"did you mean {' or '.join(map(repr, near))}?"
     if not near:
         hint = f"known keys: {', '.join(sorted(section.model_fields))}"
-    return [f"unknown key {_joined(location)!r}: {hint}"]
+    return [(location, f"unknown key {_joined(location)!r}: {hint}")]
 
 
 def _beginning_with(section: type[Section], location: Location) -> list[str]:
@@ -339,13 +355,31 @@ def _example(key: str, field: FieldInfo) -> str:
         needed = [(key, inner) for key, inner in _leaves(group) if inner.is_required()]
         table = "{ " + ", ".join(f"{key} = {_example(key, inner)}" for key, inner in needed) + " }"
         return table if _is_group(field.annotation) else f"[{table}]"
-    if field.annotation is int or field.annotation is float:
+    types = list(_plain_types(field.annotation))
+    if any(one is int or one is float for one in types):
         return "NUMBER"
+    if bool in types:
+        return "true"
+    choices = [typing.get_args(one) for one in types if typing.get_origin(one) is Literal]
+    if choices:
+        return json.dumps(choices[0][0])
     if typing.get_origin(field.annotation) is dict:
         return '{ NAME = "TEXT" }'
     if kind in ("demonstrations", "comparisons", "prompts", "text", "file"):
         return '"FILE"'
     return '"DIR"' if kind or key == "run_dir" else '"TEXT"'
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The types that a value may have: those within "| None" and without what bounds them."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        yield from _plain_types(typing.get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for one in typing.get_args(annotation):
+            yield from _plain_types(one)
+    else:
+        yield annotation
 
 
 def required_settings(cls: type[Section]) -> list[str]:

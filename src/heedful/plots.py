@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape as escape_html
 from typing import Any, TypeGuard
 
@@ -180,12 +180,14 @@ def dot_plot(
     x_label: str,
     reference: float | None = None,
     include: Sequence[float] = (),
+    within: tuple[float, float] | None = None,
     format: Formatter = number_text,
 ) -> str:
     """A figure with one row per name: a dot on its interval, and a dashed line to compare with.
 
     Dots of several series stand below each other in their row, each series in its colour. The axis
-    also holds every number in ``include``: figures that are to be compared share theirs.
+    also holds every number in ``include``: figures that are to be compared share theirs. It ends
+    at the ends of ``within``, which no value passes (a share is never over 100 %).
     """
     dots = [dot for dot in dots if math.isfinite(dot.value)]
     if not dots:
@@ -197,6 +199,8 @@ def dot_plot(
     bottom = 6 + sum(heights)
     names = _name_width([dot.name for dot in dots])
     scale = _Scale.over(ends, names + 8, _WIDTH - _VALUE_WIDTH - 8)
+    if within is not None:
+        scale = replace(scale, low=max(scale.low, within[0]), high=min(scale.high, within[1]))
     parts = _bottom_axis(scale, bottom, x_label, format)
     if reference is not None:
         parts.append(_rule(scale(reference), 4, scale(reference), bottom, "reference"))

@@ -84,6 +84,7 @@ def look_at_work(page: Page, inspector: Inspector, url: str) -> None:
         page.locator(f"[name='ranks.{place}'][value='2']").check()
         page.locator(f"[name='ratings.{place}'][value='{place + 2}']").check()
         page.get_by_role("button", name="No to all").nth(place).click()
+        page.locator(f"[name='ratings.{place}.satisfies_constraint'][value='yes']").check()
     page.get_by_role("button", name="Submit and next").click()
     expect(page.get_by_role("alert")).to_be_visible()
     inspector.check(page)

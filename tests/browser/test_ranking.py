@@ -113,6 +113,8 @@ def test_a_strict_answer_by_keyboard_alone(begin, submit):
         assert page.evaluate("document.activeElement.textContent").startswith("No to all")
         press("Enter")
         while not page.evaluate("document.activeElement.matches('textarea')"):
+            if page.evaluate("document.activeElement.name?.endsWith('.satisfies_constraint')"):
+                press("Space")  # yes: the button leaves it to us
             press("Tab")
         press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Rank by my ratings"
@@ -193,7 +195,7 @@ def test_nothing_is_lost_when_the_network_goes(begin):
     expect(page.get_by_label("Notes on the whole (optional)")).to_have_value("written in a tunnel")
     assert ranks(page) == ["1", "2", "3", "3"]
     answered = page.locator(".output").first.locator(".yes-no input:checked")
-    expect(answered).to_have_count(len(METADATA_FIELDS))
+    expect(answered).to_have_count(len(METADATA_FIELDS) - 1)  # the constraint is left to us
 
 
 def test_r_ranks_by_the_ratings_as_a_first_order(begin, submit):
@@ -247,3 +249,49 @@ def test_long_outputs_stand_side_by_side_and_scroll_together(begin, violations):
     assert first.evaluate("one => one.scrollHeight - one.clientHeight") == 0
     page.set_viewport_size({"width": 390, "height": 844})
     expect(page.get_by_label("Outputs side by side")).to_be_hidden()
+
+
+def test_keys_and_view_are_kept_for_the_next_task(begin):
+    page = begin("liv")
+    expect(page.locator(".output.marked")).to_have_count(0)
+    page.get_by_label("rank", exact=True).check()
+    page.get_by_label("Outputs side by side").check()
+    expect(page.locator(".output.marked h2")).to_have_text("Output A")
+    page.reload()
+    expect(page.get_by_label("rank", exact=True)).to_be_checked()
+    expect(page.locator(".outputs.together")).to_have_count(1)
+    expect(page.locator(".output.marked h2")).to_have_text("Output A")
+    assert page.evaluate("document.activeElement === document.body")
+    page.keyboard.press("4")  # at once, without a look for the place to click
+    assert ranks(page)[0] == "4"
+    page.get_by_label("off", exact=True).check()
+    page.get_by_label("Outputs side by side").uncheck()
+    page.reload()
+    expect(page.get_by_label("off", exact=True)).to_be_checked()
+    expect(page.locator(".outputs.together")).to_have_count(0)
+    expect(page.locator(".output.marked")).to_have_count(0)
+
+
+def test_keys_work_where_the_browser_keeps_nothing(begin):
+    page = begin("liv")
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused'); } })"
+    )
+    page.reload()
+    page.get_by_label("rank", exact=True).check()
+    page.keyboard.press("3")
+    assert ranks(page)[0] == "3"
+
+
+def test_no_to_all_never_answers_whether_the_constraint_is_met(begin):
+    page = begin("lea", "strict")
+    button = page.get_by_role("button", name="No to all that are not answered").first
+    assert button.inner_text().endswith("but not to the constraint")
+    page.locator("[name='ratings.0.violent'][value='yes']").check()
+    button.click()
+    asked = {name: f"[name='ratings.0.{name}']:checked" for name in METADATA_FIELDS}
+    told = {name: page.locator(path) for name, path in asked.items()}
+    expect(told.pop("satisfies_constraint")).to_have_count(0)
+    expect(told.pop("violent")).to_have_value("yes")
+    for answer in told.values():
+        expect(answer).to_have_value("no")

@@ -1,6 +1,7 @@
 """heed judge: by a model on a local server, and by people through the store of the service."""
 
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,8 @@ from io import BytesIO
 import pytest
 
 from heedful.cli import main
+from heedful.commands.plan import derived_numbers
+from heedful.config import RewardConfig
 from heedful.data.formats import read_completions, read_prompts
 from heedful.labeling.service import Readers
 from heedful.labeling.uploads import Upload, import_completions
@@ -30,7 +33,8 @@ def samples(tmp_path):
         given = [
             {"id": f"{model}{n}", "text": text, "model": model} for model, text in texts.items()
         ]
-        rows.append({"prompt_id": f"p{n}", "prompt": f"Prompt {n}?", "completions": given})
+        about = {"split": "test", "source": "labeler", "use_case": "chat"}
+        rows.append({"prompt_id": f"p{n}", "prompt": f"Prompt {n}?", **about, "completions": given})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -126,24 +130,74 @@ def test_a_model_judges_and_what_failed_is_told(
 def test_people_judge_through_the_labeling_service(samples, tmp_path, capsys):
     out, store = tmp_path / "tasks", tmp_path / "labels.db"
     assert main(["judge", "--by=people", f"--samples={samples}", f"--run_dir={out}"]) == 0
-    assert "5 tasks" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    export = out / "export"
+    (words,) = (line for line in said.splitlines() if line.startswith("  heed eval preference"))
+    assert words.split()[3:] == [
+        f"--comparisons={export / 'comparisons.jsonl'}",
+        f"--key={out / 'key.jsonl'}",
+        f"--samples={samples}",
+        "--baseline=SFT",
+        f"--run-dir={out}",
+    ]
+    assert "5 tasks" in said
+    about = [(row["split"], row["source"], row["use_case"]) for row in read(out / "tasks.jsonl")]
+    assert about == [("test", "labeler", "chat")] * 5
 
     database = open_database(store, now=NOW)
     try:
         rank_all(database, out / "tasks.jsonl")
     finally:
         database.close()
-    export = tmp_path / "export"
-    words = [f"--database={store}", "--project=models", f"--run_dir={export}"]
-    assert main(["snapshot", *words]) == 0
-    words = [f"--comparisons={export / 'comparisons.jsonl'}", f"--key={out / 'key.jsonl'}"]
-    assert main(["eval", "preference", *words, f"--run_dir={tmp_path / 'eval'}"]) == 0
-    found = json.loads((tmp_path / "eval/eval/preference.json").read_text(encoding="utf-8"))
+    (line,) = (line for line in said.splitlines() if line.startswith("  heed label export"))
+    line = line.replace("DATABASE", str(store)).replace("NAME", "models")
+    assert main(line.split()[1:]) == 0
+    assert main(words.split()[1:]) == 0  # the command as it was printed
+    found = json.loads((out / "eval/preference.json").read_text(encoding="utf-8"))
     (rate,) = found["win_rates"]
     assert (rate["model"], rate["baseline"]) == ("PPO", "SFT")
     # five prompts won by the longer answer, and the prompt of one text as a tie
     assert rate["value"] == pytest.approx(5.5 / 6) and rate["judgements"] == 6
     assert {row["model"]: row["value"] for row in found["likert"]} == {"PPO": 6, "SFT": 2}
+
+    # what models were tested on trains no reward model: of six rankings counts the one added here
+    rows = read(export / "comparisons.jsonl")
+    assert [row["split"] for row in rows] == ["test"] * 5
+    more = [{"id": "a", "text": "x"}, {"id": "b", "text": "y"}]
+    row = {"prompt": "Another?", "split": "train", "completions": more, "ranks": [1, 2]}
+    with (export / "comparisons.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    data = {"comparisons": str(export / "comparisons.jsonl")}
+    config = {
+        "run_dir": "x",
+        "base": "no/model",
+        "data": data,
+        "optim": {"lr": 1e-5, "batch_size": 1},
+    }
+    numbers = derived_numbers(RewardConfig.model_validate(config)).splitlines()
+    assert re.split(" {2,}", numbers[0])[:2] == ["rankings to train on", "1"]
+
+
+def test_answers_of_a_benchmark_are_of_its_test_split(tmp_path, capsys):
+    facts = {"question": "Why?", "best": "Because", "correct": [], "incorrect": []}
+    row = {"task": "truthfulqa", "response": "No reason.", "facts": facts}
+    file = tmp_path / "run/eval/truthfulness.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    out = tmp_path / "grading"
+    assert main(["judge", "--by=people", f"--truthfulqa={file}", f"--run_dir={out}"]) == 0
+    assert [task["split"] for task in read(out / "tasks.jsonl")] == ["test"]
+    ((prompt, _),) = read_completions(str(out / "tasks.jsonl"))  # as the service imports it
+    assert (prompt.split, prompt.use_case) == ("test", "open_qa")
+    said = capsys.readouterr().err
+    (words,) = (line for line in said.splitlines() if line.startswith("  heed eval truthfulness"))
+    assert words.split()[3:] == [
+        "--rescore",
+        "--tasks=truthfulqa",
+        f"--grades={out / 'export/comparisons.jsonl'}",
+        "--data=DIR",
+        f"--run-dir={tmp_path / 'run'}",
+    ]
 
 
 def rank_all(database, file):

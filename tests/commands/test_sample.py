@@ -163,9 +163,10 @@ def test_the_best_of_nothing_is_refused(directory, tmp_path, changes, message):
         run_sample(SampleConfig.model_validate(config))
 
 
-def test_completions_have_the_splits_of_their_prompts(directory, tmp_path):
+def test_completions_keep_what_is_known_of_their_prompts(directory, tmp_path):
     """So that rankings of them are held out where the prompts are, however they are read."""
     rows = [{"id": split, "text": "w10 w15", "split": split} for split in ("test", "train")]
+    rows[0] |= {"source": "labeler", "use_case": "chat"}
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     models = [{"name": "m", "path": str(directory / "model")}]
@@ -174,4 +175,7 @@ def test_completions_have_the_splits_of_their_prompts(directory, tmp_path):
     found = {row["prompt_id"]: row["split"] for row in completions(tmp_path / "run")}
     assert found == {"test": "test", "train": "train"}
     read = read_completions(tmp_path / "run" / "completions.jsonl")
-    assert [prompt.split for prompt, _ in read] == ["test", "train"]
+    assert [(prompt.split, prompt.source, prompt.use_case) for prompt, _ in read] == [
+        ("test", "labeler", "chat"),
+        ("train", "api", None),
+    ]

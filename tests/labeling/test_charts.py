@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 from heedful.labeling import charts
 from heedful.labeling.figures import Figures
@@ -45,6 +47,19 @@ def test_each_labeler_is_a_dot_on_an_interval():
     assert "<title>Agreement, strict</title>" in strict and "<title>Position" in position
     assert "Leo: 80 %, 95 % interval 70 % to 90 %. Lea &lt;b&gt;: 70 %, 95 %" in strict
     assert 'class="reference"' in position and 'class="reference"' not in strict
+
+
+def test_axes_of_shares_end_at_none_and_all():
+    """One labeler and no interval: the room beside a lone value is not taken over 100 %."""
+    share = Share(Interval(1.0, math.nan, math.nan), 3, 1)
+    one = replace(quality("1", 5, 0.5), strict=share, first_ranked_best=None)
+    (strict,) = charts.of_labelers(figures({1: one}), {1: "Lea"})
+    ticks = [float(one) for one in re.findall(r'class="tick"[^>]*>([\d.]+) %<', strict)]
+    assert ticks and max(ticks) == 100 and min(ticks) >= 50
+    nobody = replace(one, strict=Share(Interval(0.0, math.nan, math.nan), 3, 1))
+    (strict,) = charts.of_labelers(figures({1: nobody}), {1: "Lea"})
+    ticks = [float(one) for one in re.findall(r'class="tick"[^>]*>(-?[\d.]+) %<', strict)]
+    assert min(ticks) == 0 and max(ticks) <= 100
 
 
 def test_a_chart_has_the_labelers_with_most_answers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,10 @@ FAILED_FILE = "failed.jsonl"
 ANSWERS_FILE = "answers.jsonl"
 TASKS_FILE = "tasks.jsonl"
 KEY_FILE = "key.jsonl"
+EXPORT_FOLDER = "export"  # where the commands that are printed put people's answers
 CONFIG_FILE = "config.toml"
+# What the tasks of TruthfulQA are to the service: questions of a benchmark train nothing.
+BENCHMARK = {"split": "test", "source": "api", "use_case": "open_qa"}
 # The same verdict each time, and room for a sentence of reasons.
 REQUEST: dict[str, Any] = {"temperature": 0.0, "max_tokens": 400}
 
@@ -92,12 +96,12 @@ def _grade(config: JudgeConfig, run_dir: Path, progress: Callable[[int, int], No
     answers = answers_in(read_results(Path(str(config.truthfulqa))))[: config.limit]
     if config.by == "people":
         tasks = grading_tasks(answers, most=config.outputs_per_task)
-        _write(run_dir / TASKS_FILE, tasks)
+        _write(run_dir / TASKS_FILE, ({**task, **BENCHMARK} for task in tasks))
         print(
             f"{len(answers):,} different answers in {len(tasks):,} tasks in "
             f"{run_dir / TASKS_FILE}: import them into a project of heed label serve that asks "
-            "whether outputs are true and informative. Then: heed eval truthfulness "
-            "--tasks=truthfulqa --rescore --grades=EXPORT/comparisons.jsonl",
+            "whether outputs are true and informative. Then (NAME, DATABASE and DIR, the folder of "
+            f"the benchmarks, are yours to put in):\n{_grading_commands(config, run_dir)}",
             file=sys.stderr,
         )
         return
@@ -206,10 +210,55 @@ def _write_tasks(config: JudgeConfig, rows: Rows, models: Sequence[str], run_dir
     print(
         f"{len(made.tasks):,} tasks in {run_dir / TASKS_FILE}: import them into a project of heed "
         f"label serve. {made.num_one_text:,} prompts have one answer from all models and count as "
-        f"ties. Then: heed eval preference --comparisons=EXPORT/comparisons.jsonl "
-        f"--key={run_dir / KEY_FILE} --baseline={config.baseline}",
+        "ties. Then (NAME and DATABASE are yours to put in):\n"
+        f"{_preference_commands(config, run_dir)}",
         file=sys.stderr,
     )
+
+
+def _preference_commands(config: JudgeConfig, run_dir: Path) -> str:
+    """The commands that count what people have ranked, with the paths that were given here."""
+    return "\n".join(
+        [
+            _export_command(run_dir),
+            _command(
+                "heed eval preference",
+                comparisons=run_dir / EXPORT_FOLDER / "comparisons.jsonl",
+                key=run_dir / KEY_FILE,
+                samples=config.samples,
+                baseline=config.baseline,
+                run_dir=run_dir,
+            ),
+        ]
+    )
+
+
+def _grading_commands(config: JudgeConfig, run_dir: Path) -> str:
+    """The commands that score with people's grades the run whose answers they have graded."""
+    answers = Path(str(config.truthfulqa))
+    is_of_run = answers.parent.name == "eval"
+    return "\n".join(
+        [
+            _export_command(run_dir),
+            _command(
+                "heed eval truthfulness --rescore",
+                tasks="truthfulqa",
+                grades=run_dir / EXPORT_FOLDER / "comparisons.jsonl",
+                data="DIR",
+                run_dir=answers.parent.parent if is_of_run else "RUN",
+            ),
+        ]
+    )
+
+
+def _export_command(run_dir: Path) -> str:
+    out = run_dir / EXPORT_FOLDER
+    return _command("heed label export", database="DATABASE", project="NAME", out=out)
+
+
+def _command(words: str, **settings: Any) -> str:
+    given = (f"--{name.replace('_', '-')}={value}" for name, value in settings.items())
+    return f"  {shlex.join([*words.split(), *given])}"
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

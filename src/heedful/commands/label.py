@@ -6,6 +6,7 @@ import argparse
 import getpass
 import importlib.util
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -113,11 +114,15 @@ def label_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _init_command(address: str) -> str:
+    return shlex.join(["heed", "label", "init", f"--database={address}", "--email=ADDRESS"])
+
+
 def _open(address: str, *, make: bool = False) -> Any:
     from heedful.store.database import open_database
 
     if not make and "://" not in address and not Path(address).is_file():
-        raise ConfigError(f"{address} does not exist: make it with heed label init")
+        raise ConfigError(f"{address} does not exist: make it with {_init_command(address)}")
     return open_database(address, now=time.time())
 
 
@@ -151,7 +156,8 @@ def _init(options: argparse.Namespace) -> int:
         database.write(add)
     finally:
         database.close()
-    print(f"{options.email} is the admin of {options.database}. Go on with: heed label serve")
+    serve = shlex.join(["heed", "label", "serve", f"--database={options.database}"])
+    print(f"{options.email} is the admin of {options.database}. Go on with: {serve}")
     return 0
 
 
@@ -230,7 +236,7 @@ def _invite(options: argparse.Namespace) -> int:
     def add(connection: Any) -> None:
         admins = people.all_users(connection, role="admin")
         if not admins:
-            raise ConfigError("there is no admin yet: heed label init")
+            raise ConfigError(f"there is no admin yet: {_init_command(options.database)}")
         if people.user_by_email(connection, options.email) is not None:
             raise ConfigError(f"{options.email} has an account already")
         project = projects.by_name(connection, options.project) if options.project else None

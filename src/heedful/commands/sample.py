@@ -134,6 +134,8 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
                 "prompt_id": prompt.id,
                 "prompt": prompt.text,
                 "split": prompt.split,
+                "source": prompt.source,
+                "use_case": prompt.use_case,
                 "completions": completions[prompt.id],
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

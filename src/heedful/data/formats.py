@@ -214,12 +214,10 @@ def _prompt(row: Fields, valid_share: float) -> Prompt:
         text = render_dialogue(turns[: last + 1])
     else:
         raise _unknown(row, "text", "prompt", "instruction", "messages")
-    # A source that is not ours names a data set; its prompts are as if a user had sent them.
-    source: PromptSource = "labeler" if row.get("source") == "labeler" else "api"
     return Prompt(
         id=name_of(row, "id") or name_of(row, "prompt_id") or prompt_id(text),
         text=text,
-        source=source,
+        source=_source(row),
         kind=choice_of(row, "kind", {name: name for name in get_args(PromptKind)}),
         user=name_of(row, "user") or name_of(row, "user_id"),
         use_case=use_case_of(row),
@@ -288,10 +286,17 @@ def _to_rank(row: Fields, valid_share: float) -> tuple[Prompt, tuple[Completion,
     prompt = Prompt(
         id=name_of(row, "prompt_id") or name_of(row, "id") or prompt_id(text),
         text=text,
+        source=_source(row),
         user=name_of(row, "user"),
+        use_case=use_case_of(row),
         split=_split(row, text, valid_share),
     )
     return prompt, read(row, text)
+
+
+def _source(row: Fields) -> PromptSource:
+    """A source that is not ours names a data set; its prompts are as if a user had sent them."""
+    return "labeler" if row.get("source") == "labeler" else "api"
 
 
 def _alpaca_prompt(row: Fields) -> str:

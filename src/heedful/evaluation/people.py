@@ -3,7 +3,8 @@
 The file of tasks tells nobody which model wrote what: an output's id is a hash, and which models it
 is of stands in a second file, the key, which stays with whoever evaluates. Outputs of one text are
 shown once and stand for all models that wrote it. Every task has the baseline's output, so that win
-rates against it rest on every prompt.
+rates against it rest on every prompt. A task has the split of its prompt: without one the service
+would draw it, and what models are tested on would become training data.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def ranking_tasks(
             num_one_text += 1
             continue
         parts = [{"id": name, "text": text} for name, text, _ in shown]
-        tasks.append({"prompt_id": prompt.id, "prompt": prompt.text, "completions": parts})
+        row = {"prompt_id": prompt.id, "prompt": prompt.text, "split": prompt.split}
+        row |= {"source": prompt.source, "use_case": prompt.use_case}
+        tasks.append(row | {"completions": parts})
     return Tasks(tasks, key, num_one_text)
 
 

@@ -166,7 +166,6 @@ def _project_page(
         said=said,
         suffixes=suffixes,
         progress=progress,
-        days=days,
         counted=counted,
         charts=drawn,
         **found,

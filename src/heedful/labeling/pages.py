@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from heedful.labeling.access import FORM_COOKIE
 from heedful.labeling.service import service_of
+from heedful.records import TRUTH_FIELDS
 
 HERE = Path(__file__).parent
 # What the questions of the paper's Tables 3 and 7 say on a page.
@@ -44,6 +45,9 @@ QUESTIONS = {
     "other_constraints": "Contains other explicit constraints",
     "intent_unclear": "Intent unclear",
 }
+# Questions about an output where "no" is the complaint: each is answered by hand, not by the button
+# that answers with no what is still open.
+BY_HAND = frozenset(("satisfies_constraint", *TRUTH_FIELDS))
 # What the parts of the screening test are called.
 ITEM_KINDS = {
     "flags": "sensitive texts",
@@ -85,6 +89,7 @@ _environment = Environment(
 _environment.filters |= {"stamp": _stamp, "iso": _iso, "percent": _percent}
 _environment.globals |= {
     "QUESTIONS": QUESTIONS,
+    "BY_HAND": BY_HAND,
     "KINDS": KINDS,
     "ITEM_KINDS": ITEM_KINDS,
     "CANDIDATES": CANDIDATES,

@@ -1,5 +1,6 @@
 // Number keys for rating and ranking, and words for what they did; ranks by the ratings as a first
-// order; outputs side by side. The radio buttons hold the state.
+// order; outputs side by side. The radio buttons hold the state; which keys and which view somebody
+// has chosen is kept by the browser for their next task.
 
 const form = document.getElementById("work");
 const said = document.getElementById("said");
@@ -11,9 +12,43 @@ panel.hidden = false;
 document.querySelector(".view").hidden = false;
 for (const output of outputs) {
   const button = output.querySelector(".all-no");
-  button.hidden = false;
-  button.addEventListener("click", () => allNo(output));
+  if (button) {
+    button.hidden = false;
+    button.addEventListener("click", () => allNo(output));
+  }
   output.addEventListener("focusin", () => mark(outputs.indexOf(output), false));
+}
+
+// A browser may refuse to keep anything: then every task begins as the first.
+function keep(name, value) {
+  try {
+    localStorage.setItem(`heedful.${name}`, value);
+  } catch {
+    // What was chosen holds for this page alone.
+  }
+}
+
+function keptChoice(name) {
+  try {
+    return localStorage.getItem(`heedful.${name}`);
+  } catch {
+    return null;
+  }
+}
+
+const kept = keptChoice("keys");
+for (const radio of document.querySelectorAll('input[name="keys"]')) {
+  radio.checked = radio.value === (["ratings", "ranks"].includes(kept) ? kept : "off");
+  radio.addEventListener("change", () => {
+    keep("keys", mode());
+    showMark();
+  });
+}
+showMark();
+
+// With keys on, the output that they mean is to be seen before one is pressed.
+function showMark() {
+  if (mode() !== "off") mark(marked, false);
 }
 
 function mode() {
@@ -49,11 +84,11 @@ function say(output, kind, number) {
 }
 
 function allNo(output) {
-  for (const question of output.querySelectorAll(".yes-no")) {
+  for (const question of output.querySelectorAll(".yes-no.in-all-no")) {
     if (!question.querySelector("input:checked")) question.querySelector('input[value="no"]').checked = true;
   }
   form.dispatchEvent(new Event("input", { bubbles: true }));
-  said.textContent = `Output ${output.dataset.letter}: the other questions are answered with no`;
+  said.textContent = `Output ${output.dataset.letter}: the other questions are answered with no, except those to answer by hand`;
 }
 
 form.addEventListener("change", (event) => {
@@ -107,10 +142,10 @@ function rankByRatings() {
     return;
   }
   const ranks = outputs.map((output) => checked(output, "ranks"));
-  const kept = { ranks, mark: prefilled.value };
+  const back = { ranks, mark: prefilled.value };
   prefilled.value = "on";
   setRanks(ratings.map((rating, place) => (rating ? String(order.indexOf(rating) + 1) : ranks[place])));
-  before = kept;
+  before = back;
   said.textContent = "Ranked by your ratings; once more brings the ranks from before back";
 }
 
@@ -122,8 +157,14 @@ const together = document.querySelector('input[name="together"]');
 const texts = outputs.map((output) => output.querySelector(".answer"));
 const placed = new Map(); // where a text was put by another one, so that it does not answer
 
-together.checked = false; // a browser may have filled the form in by itself
+together.checked = keptChoice("together") === "yes"; // whatever the browser has filled in by itself
+placeTexts();
 together.addEventListener("change", () => {
+  keep("together", together.checked ? "yes" : "no");
+  placeTexts();
+});
+
+function placeTexts() {
   document.querySelector(".outputs").classList.toggle("together", together.checked);
   texts.forEach((text, place) => {
     if (together.checked) {
@@ -134,7 +175,7 @@ together.addEventListener("change", () => {
       for (const name of ["tabindex", "role", "aria-labelledby"]) text.removeAttribute(name);
     }
   });
-});
+}
 for (const text of texts) {
   text.addEventListener("scroll", () => {
     if (!together.checked || placed.get(text) === text.scrollTop) return;
