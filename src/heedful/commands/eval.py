@@ -13,7 +13,7 @@ from typing import Any
 
 from heedful.commands.again import command_of
 from heedful.commands.harness import SUITE, Harness, ask_harness, find_harness, split_names
-from heedful.commands.train import begin
+from heedful.commands.train import ready
 from heedful.config import EvalConfig
 from heedful.errors import ConfigError, DataError
 from heedful.evaluation.answering import Request, answers, context_of, encode_items, num_tokens
@@ -37,6 +37,7 @@ from heedful.evaluation.suite import (
 )
 from heedful.metrics import replacing
 from heedful.models.language_model import load_language_model, load_tokenizer, pick_dtype
+from heedful.training.checkpoint import start_run
 from heedful.training.loop import make_generator
 
 EVAL_DIR = "eval"
@@ -66,8 +67,11 @@ class Job:
 
 
 def run_eval(config: EvalConfig, resume: bool = False) -> None:
-    """Writes eval/<suite>.jsonl and eval/<suite>.json; prints the measures as a table."""
-    config, run_dir, progress = begin(config, True)
+    """Writes eval/<suite>.jsonl and eval/<suite>.json; prints the measures as a table.
+
+    What it was asked with stands in eval/, too: run_dir may be that of the run that trained.
+    """
+    config, run_dir, progress = ready(config, True)
     (run_dir / EVAL_DIR).mkdir(exist_ok=True)
     jobs = _jobs(config, run_dir)
     from heedful.commands.graders import load_graders
@@ -76,9 +80,12 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
     if config.rescore:
         for job in jobs:
             _rescore(job, graders)
+        start_run(config, run_dir / EVAL_DIR)
     else:
         for job in jobs:
             _require_same(config, job, scorers)
+        start_run(config, run_dir / EVAL_DIR)
+        for job in jobs:
             write_results(job.path, job.rows)  # without a line that a kill has cut
             _write_summary(config, job, scorers, [])
         _ask_all(config, jobs, graders, progress)
