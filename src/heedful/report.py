@@ -64,7 +64,7 @@ from heedful.paper_figures import paper_figures
 from heedful.plots import bar_chart, line_chart, points_of, thinned
 from heedful.png import require_pillow, write_png
 from heedful.run_files import Run, read_run, read_stages, read_text
-from heedful.shown import Formatter, finite, number_text, percent_text
+from heedful.shown import Formatter, finite, number_text, percent_text, side_of
 
 TEMPLATE = "report.html.jinja"
 # Where tables and pictures of the paper's figures are, beside the page.
@@ -264,9 +264,14 @@ def _metadata_table(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _whole_changes(rows: Sequence[Row]) -> list[Row]:
-    """The rows of tax_changes that have the intervals of their table."""
+    """The rows of tax_changes that have the intervals of their table, each with its side."""
     needed = ("of_base", "of_model", "difference")
-    return [row for row in rows if all(isinstance(row.get(key), dict) for key in needed)]
+    whole = [row for row in rows if all(isinstance(row.get(key), dict) for key in needed)]
+    return [
+        {**row, "side": side_of(gap.get("low"), gap.get("high"), row.get("higher_is_better"))}
+        for row in whole
+        for gap in (row["difference"],)
+    ]
 
 
 def _samples(found: Any) -> list[Row]:
