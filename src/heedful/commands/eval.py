@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -129,6 +130,8 @@ def _jobs(config: EvalConfig, run_dir: Path) -> list[Job]:
         for task in part:
             try:
                 items[task.name] = [] if config.rescore else _items(task, config, config.shots)
+                if not config.rescore:
+                    _say_other_files(task, Path(config.data))
             except MissingData as error:
                 missing.append(str(error))
         extra = harness if name == SUITE else None
@@ -139,6 +142,13 @@ def _jobs(config: EvalConfig, run_dir: Path) -> list[Job]:
     for line in missing:
         print(f"left out: {line}", file=sys.stderr)
     return jobs
+
+
+def _say_other_files(task: Task, data: Path) -> None:
+    """Says which files are read in the place of those that a task is called after."""
+    for file, path in zip(task.files, locate(task, data), strict=True):
+        if path.name.removesuffix(".gz") != Path(file.name).name:
+            print(f"{task.name}: {path} is read, {file.name} is not there", file=sys.stderr)
 
 
 def _items(task: Task, config: EvalConfig, shots: int) -> list[Item]:
@@ -231,11 +241,25 @@ def _fitting(
     if left_out:
         job.left_out.setdefault(task.name, {})[name] = left_out
         print(
-            f"{task.name}: {left_out:,} of {len(items):,} items do not fit the {context:,} tokens "
-            f"that {path} reads at a time, and are left out",
+            f"{task.name}: {_counted_apart(items, [items[i] for i in kept])} do not fit the "
+            f"{context:,} tokens that {path} reads at a time, and are left out",
             file=sys.stderr,
         )
     return [items[i] for i in kept], [requests[i] for i in kept]
+
+
+def _counted_apart(items: Sequence[Item], kept: Sequence[Item]) -> str:
+    """ "2 of 20 items", with the prompts that it is so under where they are not all alike."""
+    asked, fitting = (Counter(item.variant for item in part) for part in (items, kept))
+    variants: dict[tuple[int, int], list[str]] = {}
+    for variant, num in asked.items():
+        variants.setdefault((num - fitting[variant], num), []).append(variant)
+    several = len(variants) > 1
+    return " and ".join(
+        f"{num:,} of {of:,} items" + (f" (prompts {', '.join(names)})" if several else "")
+        for (num, of), names in variants.items()
+        if num
+    )
 
 
 def _require_shots(
