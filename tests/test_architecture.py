@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "distributed": "errors",
     "memory": "errors",
     "shown": "",
-    "plots": "shown errors",
+    "points": "shown",
+    "plots": "points shown errors",
     "figures": "plots shown errors",
     "figure_parts": "figures plots shown errors",
     "coefficients": "figure_parts figures plots shown errors",
@@ -38,15 +39,17 @@ MAY_IMPORT = {
     "store": "records errors",
     "rollout": "models losses distributed errors",
     "training": "config metrics memory records data models losses rollout distributed errors",
-    "evaluation": "statistics records metrics data models rollout errors",
+    "evaluation": "statistics shown records metrics data models rollout errors",
     "intake": "store records errors",
     "simulation": "store records errors",
     "labeling": "statistics store records config plots errors",
     "serving": "config records data models rollout errors",
+    "run_files": "figures metrics errors",
     "comparison": (
-        "report coefficients figure_parts paper_figures figures plots png shown metrics errors"
+        "report run_files coefficients figure_parts paper_figures figures plots png shown metrics "
+        "errors"
     ),
-    "report": "metrics records plots shown figures figure_parts paper_figures png errors",
+    "report": "metrics run_files plots shown figures figure_parts paper_figures png errors",
     "planning": "config errors",
     "commands": "*",
     "cli": "*",

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from heedful.cli import main
 from heedful.errors import DataError
 from heedful.plots import Dot, Line, bar_chart, dot_plot, line_chart, size_chart
 from heedful.report import write_report
-from heedful.shown import count_text, number_text, percent_text
+from heedful.shown import change_text, count_text, number_text, percent_text
 
 HOSTILE = "<script>alert('x')</script>&\"'><img src=x onerror=alert(1)>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -550,3 +551,102 @@ def test_evaluations_of_a_training_have_their_curves(tmp_path):
     assert "ppo/score" in curves and "valid/score" in curves
     assert curves.count("crows pairs: entropy bits") >= 1
     assert "biased" in curves and "Evaluation's share of the run's time" in curves
+
+
+def test_changes_as_text():
+    found = [change_text(x) for x in (0.0, -0.0, -1e-17, 0.123456, -0.3, 1.4, 53.1, 5123.2)]
+    assert found == ["0", "0", "0", "12.3", "-30", "140", "5,310", "512,320"]
+
+
+def test_an_axis_ends_at_its_limits_and_arrows_say_what_is_beyond():
+    dots = [Dot("far", 53.0, -2.0, 90.0), Dot("below", -4.0), Dot("within", 0.5, 0.4, 0.6)]
+    limits = (-1.5, 1.5)
+    html = dot_plot("t", dots, x_label="x", include=[0.0], limits=limits, format=change_text)
+    assert html.count("<circle") == 1  # of what is within
+    places = {float(x) for x in re.findall(r'x[12]?="([0-9.]+)"', html)}
+    assert max(places) <= 360
+    ticks = re.findall(r'class="tick"[^>]*>([^<]*)<', html)
+    assert ticks == ["-100", "0", "100"]
+    values = re.findall(r'class="value"[^>]*>([^<]*)<', html)
+    assert values == ["5,300", "-400", "50"]
+
+
+def test_rows_of_long_names_differ():
+    """Names that begin alike stand whole, in lines of at most 26 letters."""
+    ends = ("toxicity", "toxic share of all the continuations")
+    names = [f"real_toxicity_prompts respectful {end}" for end in ends]
+    html = dot_plot("t", [Dot(name, 0.5) for name in names], x_label="x")
+    lines = re.findall(r'class="name"[^>]*>([^<]*)<', html)
+    assert " ".join(lines) == " ".join(names) and max(map(len, lines)) <= 26
+
+
+def change(number, low, high, better):
+    zero = {"value": 0.0, "low": 0.0, "high": 0.0}
+    return {
+        **{"measure": f"m{number}", "model": "PPO", "base": "base", "n": 9},
+        **{"higher_is_better": True, "of_base": zero, "of_model": interval(0.1)},
+        "difference": {"value": 0.1, "low": low, "high": high},
+        **{"better": better, "won_back": None},
+    }
+
+
+@pytest.mark.parametrize(("num", "opened"), [(20, True), (21, False)])
+def test_the_table_of_changes_is_marked_by_differences_and_closed_where_long(tmp_path, num, opened):
+    """A base of 0 makes an endless share for the better: here it is told as one that is sure."""
+    sure = {"value": 3.0, "low": 2.0, "high": 4.0}
+    rows = [change(0, 0.05, 0.2, sure), change(1, None, None, sure)]
+    rows += [change(n, -0.1, 0.2, sure) for n in range(2, num)]
+    (tmp_path / "summary.json").write_text(json.dumps({"tax_changes": rows}))
+    html = write_report(tmp_path, tmp_path / "report.html", png=False).read_text("utf-8")
+    part = html[html.index('id="tax"') :]
+    assert part.count('class="value holds"') == 1 and 'class="value fails"' not in part
+    assert "(-)" in part
+    assert ("<details open><summary>All changes" in part) == opened
+
+
+def write_step(path, step, env):
+    path.mkdir(parents=True)
+    rows = [{"step": n, f"{step}/loss": 2.0 - n} for n in range(3)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "env.json").write_text(json.dumps({"python": env}))
+    (path / "model").mkdir()
+    lineage = {"parents": {}, "data": {"d.jsonl": "00"}, "sha256": step * 8}
+    (path / "model" / "heedful.json").write_text(json.dumps(lineage))
+    return path
+
+
+def test_a_step_made_by_hand_has_a_page_and_so_has_a_folder_of_steps(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    for name in ("sft", "ppo"):
+        write_step(runs / name, name, f"of {name}")
+    os.utime(runs / "sft" / "env.json", (1e9, 1e9))
+    assert main(["report", str(runs / "sft"), "--png=false"]) == 0
+    page = Page((runs / "sft" / "report.html").read_text("utf-8"))
+    assert "sft/loss" in page.sections["curves"] and "of sft" in page.sections["reproduce"]
+    assert "sftsftsftsft" in page.sections["lineage"] and "d.jsonl" in page.sections["lineage"]
+    assert main(["report", str(runs), "--png=false"]) == 0
+    page = Page((runs / "report.html").read_text("utf-8"))
+    curves = page.sections["curves"]
+    assert curves.index("sft/loss") < curves.index("ppo/loss")
+    assert "of ppo" in page.sections["reproduce"]  # the last of them
+    capsys.readouterr()
+    (tmp_path / "none" / "deep" / "er").mkdir(parents=True)
+    assert main(["report", str(tmp_path / "none")]) == 1
+    assert "none has nothing to report: no stages, no metrics.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "report.html").exists()
+    assert not (tmp_path / "none" / "summary.json").exists()
+
+
+def test_the_code_shown_is_that_of_training_not_of_a_later_evaluation(tmp_path):
+    run = tmp_path / "run"
+    write_step(run / "stages" / "ppo", "ppo", "of training")
+    (run / "env.json").write_text('{"python": "of an evaluation"}')
+    (run / "eval").mkdir()
+    (run / "eval" / "env.json").write_text('{"python": "of another", "measures": 3}')
+    (run / "stages" / "report").mkdir()
+    (run / "stages" / "report" / "env.json").write_text('{"python": "of a report"}')
+    for place in (run, run / "eval", run / "stages" / "report"):
+        os.utime(place / "env.json", (2e9, 2e9))
+    page = Page(write_report(run, run / "report.html", png=False).read_text("utf-8"))
+    assert "of training" in page.sections["reproduce"]
+    assert not re.search("of an evaluation|of another|of a report", " ".join(page.texts))

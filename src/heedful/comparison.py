@@ -18,7 +18,8 @@ from heedful.metrics import replacing
 from heedful.paper_figures import COHORTS as COHORTS
 from heedful.plots import dot_plot, dots_of
 from heedful.png import require_pillow
-from heedful.report import FIGURES_DIR, Run, template, write_figures
+from heedful.report import FIGURES_DIR, template, write_figures
+from heedful.run_files import Run
 from heedful.shown import number_text, percent_text
 
 TEMPLATE = "comparison.html.jinja"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from heedful.config_file import (
     ONE_OR_MORE,
@@ -22,6 +22,14 @@ from heedful.config_file import (
 
 Files = Annotated[Texts, Input("file")]
 Folders = Annotated[tuple[str, ...], ONE_OR_MORE, Input("folder"), Field(min_length=1)]
+
+
+def _apart(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Every name by itself: "a,b" is two."""
+    return tuple(part.strip() for text in names for part in text.split(",") if part.strip())
+
+
+Names = Annotated[Texts, AfterValidator(_apart)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 
 
@@ -40,8 +48,9 @@ class Evaluation(Section):
     """Documents of it that are read, the first ones."""
     document_tokens: Positive = 512
     """Tokens read of a document at most, its beginning."""
-    suites: Texts = ()
-    """Suites or tasks of heed eval, by name, asked without examples."""
+    suites: Names = ()
+    """Suites or tasks of heed eval, by name, asked without examples. Tasks of a suite whose files
+    are missing are left out; a task named itself needs its file."""
     data: Folder | None = None
     """Directory of their published files, as in heed eval."""
     limit: Positive = 20

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from heedful.plots import Dot, dot_plot, dots_of, ends_of
-from heedful.shown import percent_text
+from heedful.shown import change_text, percent_text
 
 Row = Mapping[str, Any]
 
+# Changes further out stand at the edge: of a base near 0 they are as large as one likes.
+_CHANGE_LIMITS = (-1.5, 1.5)
 # How a row of scores names the difference to another model: "minus SFT".
 _MINUS = "minus "
 
@@ -97,7 +99,8 @@ def tax_changes(rows: Sequence[Row]) -> list[Any]:
             x_label=f"% of {base}; right is better",
             reference=0.0,
             include=include,
-            format=lambda x: f"{100 * x:.3g}",  # the unit stands once, below
+            limits=_CHANGE_LIMITS,
+            format=change_text,  # the unit stands once, below
         )
         for model, found in dots.items()
     )

@@ -13,9 +13,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape as escape_html
+from textwrap import wrap
 from typing import Any, TypeGuard
 
-from heedful.shown import Formatter, count_text, finite, number_text, percent_text
+from heedful.points import Dot as Dot
+from heedful.points import Line as Line
+from heedful.points import dots_of as dots_of
+from heedful.points import ends_of as ends_of
+from heedful.points import is_finite
+from heedful.points import points_of as points_of
+from heedful.points import thinned as thinned
+from heedful.shown import Formatter, count_text, number_text, percent_text
 
 NUM_COLOURS = 6
 
@@ -25,64 +33,12 @@ _LINE_HEIGHT = 230.0
 _AXIS_HEIGHT = 40.0
 _ROW_HEIGHT = 24.0
 _SERIES_HEIGHT = 15.0
+_NAME_HEIGHT = 13.0
 _VALUE_WIDTH = 56.0
 _LETTER_WIDTH = 6.5
 _NAME_LETTERS = 26
 # What no XML may hold, not even escaped (XML 1.0, section 2.2: Char).
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A named curve; ``xs`` and ``ys`` are equally long and finite."""
-
-    name: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Dot:
-    """A named value with its interval; a bound that is None is not drawn.
-
-    Dots of one name and different series share a row.
-    """
-
-    name: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    series: str = ""
-
-
-def dots_of(named: Iterable[tuple[str, Any]], series: str = "") -> list[Dot]:
-    """Dots of (name, interval or bare number); an interval has "value", "low" and "high".
-
-    What has no finite value is left out.
-    """
-    dots = []
-    for name, found in named:
-        row = found if isinstance(found, dict) else {"value": found}
-        if (value := finite(row.get("value"))) is not None:
-            low, high = finite(row.get("low")), finite(row.get("high"))
-            dots.append(Dot(name, value, low, high, series))
-    return dots
-
-
-def points_of(
-    rows: Iterable[Mapping[str, Any]], x_key: str, y_key: str
-) -> list[tuple[float, float]]:
-    """(x, y) of every row in which both are finite numbers."""
-    pairs = [(finite(row.get(x_key)), finite(row.get(y_key))) for row in rows]
-    return [(x, y) for x, y in pairs if x is not None and y is not None]
-
-
-def thinned(name: str, points: Sequence[tuple[float, float]], most: int) -> Line:
-    """A line of at most ``most`` points, each the mean of neighbouring steps."""
-    size = max(1, math.ceil(len(points) / most))
-    parts = [points[start : start + size] for start in range(0, len(points), size)]
-    xs = [sum(x for x, _ in part) / len(part) for part in parts]
-    return Line(name, xs, [sum(y for _, y in part) / len(part) for part in parts])
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str) -> str:
@@ -152,7 +108,7 @@ def size_chart(
             mean = sum(dot.value for dot in dots) / len(dots)
             points.append((x, y_scale(mean)))
             for dot in dots:
-                if _is_finite(dot.low) and _is_finite(dot.high):
+                if is_finite(dot.low) and is_finite(dot.high):
                     low, high = y_scale(dot.low), y_scale(dot.high)
                     parts.append(_rule(x, low, x, high, f"interval {colour}"))
                 parts.append(_circle(x, y_scale(dot.value), colour))
@@ -180,46 +136,62 @@ def dot_plot(
     x_label: str,
     reference: float | None = None,
     include: Sequence[float] = (),
-    within: tuple[float, float] | None = None,
+    limits: tuple[float, float] = (-math.inf, math.inf),
     format: Formatter = number_text,
 ) -> str:
     """A figure with one row per name: a dot on its interval, and a dashed line to compare with.
 
     Dots of several series stand below each other in their row, each series in its colour. The axis
     also holds every number in ``include``: figures that are to be compared share theirs. It ends
-    at the ends of ``within``, which no value passes (a share is never over 100 %).
+    at the ``limits``: beyond them an arrow at the edge stands for the dot; its number is as it is.
     """
     dots = [dot for dot in dots if math.isfinite(dot.value)]
     if not dots:
         return ""
     series = list(dict.fromkeys(dot.series for dot in dots))
     rows = _rows_of(dots)
-    heights = [max(_ROW_HEIGHT, _SERIES_HEIGHT * len(row) + 7) for row in rows]
+    names_of = [_wrapped(row[0].name) for row in rows]
+    heights = [
+        max(_ROW_HEIGHT, _SERIES_HEIGHT * len(row) + 7, _NAME_HEIGHT * len(lines) + 9)
+        for row, lines in zip(rows, names_of, strict=True)
+    ]
+
+    def within(x: float) -> float:
+        return min(max(x, limits[0]), limits[1])
+
     ends = [*include, *ends_of(dots), *([] if reference is None else [reference])]
+    ends = [within(x) for x in ends]
     bottom = 6 + sum(heights)
-    names = _name_width([dot.name for dot in dots])
+    names = _name_width([line for lines in names_of for line in lines])
     scale = _Scale.over(ends, names + 8, _WIDTH - _VALUE_WIDTH - 8)
-    if within is not None:
-        scale = replace(scale, low=max(scale.low, within[0]), high=min(scale.high, within[1]))
+    scale = replace(scale, low=max(scale.low, limits[0]), high=min(scale.high, limits[1]))
     parts = _bottom_axis(scale, bottom, x_label, format)
     if reference is not None:
         parts.append(_rule(scale(reference), 4, scale(reference), bottom, "reference"))
     for number, row in enumerate(rows):
         middle = 6 + sum(heights[:number]) + heights[number] / 2
-        parts.append(_name(row[0].name, names, middle))
+        for place, line in enumerate(names_of[number]):
+            y = middle + _NAME_HEIGHT * (place - (len(names_of[number]) - 1) / 2)
+            parts.append(_text(names, y + 4, line, "name", "end"))
         for place, dot in enumerate(row):
             y = middle + _SERIES_HEIGHT * (place - (len(row) - 1) / 2)
             colour = f"c{series.index(dot.series) % NUM_COLOURS}"
-            if _is_finite(dot.low) and _is_finite(dot.high):
-                parts.append(_rule(scale(dot.low), y, scale(dot.high), y, f"interval {colour}"))
-            parts.append(_circle(scale(dot.value), y, colour))
+            if is_finite(dot.low) and is_finite(dot.high):
+                low, high = scale(within(dot.low)), scale(within(dot.high))
+                parts.append(_rule(low, y, high, y, f"interval {colour}"))
+            x = scale(within(dot.value))
+            parts += (
+                [_circle(x, y, colour)]
+                if within(dot.value) == dot.value
+                else _arrow(x, y, 1.0 if dot.value > limits[1] else -1.0, colour)
+            )
             parts.append(_text(_WIDTH - 4, y + 4, format(dot.value), "value", "end"))
     named = [(", ".join(part for part in (dot.name, dot.series) if part), dot) for dot in dots]
     description = f"{x_label}. " + " ".join(
         f"{name}: {format(dot.value)}{_bounds(dot, format)}." for name, dot in named
     )
     cells = [
-        [name, *(format(x) if _is_finite(x) else "-" for x in (dot.value, dot.low, dot.high))]
+        [name, *(format(x) if is_finite(x) else "-" for x in (dot.value, dot.low, dot.high))]
         for name, dot in named
     ]
     table = _table(["", "value", "low", "high"], cells)
@@ -238,11 +210,6 @@ def _rows_of(dots: Sequence[Dot]) -> list[list[Dot]]:
         else:
             row.append(dot)
     return rows
-
-
-def ends_of(dots: Sequence[Dot]) -> list[float]:
-    """Every value and bound of the dots that is a number."""
-    return [x for dot in dots for x in (dot.value, dot.low, dot.high) if _is_finite(x)]
 
 
 def bar_chart(
@@ -342,12 +309,8 @@ def _bottom_axis(scale: _Scale, y: float, label: str, format: Formatter) -> list
     return [*parts, _text((scale.start + scale.end) / 2, y + 34, label, "label", "middle")]
 
 
-def _is_finite(x: float | None) -> TypeGuard[float]:
-    return x is not None and math.isfinite(x)
-
-
 def _bounds(dot: Dot, format: Formatter) -> str:
-    if not (_is_finite(dot.low) and _is_finite(dot.high)):
+    if not (is_finite(dot.low) and is_finite(dot.high)):
         return ""
     return f", 95 % interval {format(dot.low)} to {format(dot.high)}"
 
@@ -364,6 +327,18 @@ def _name(name: str, width: float, y: float) -> str:
 def escape(text: str) -> str:
     """A text as HTML and XML may hold it: escaped, with a mark for each character of neither."""
     return escape_html(_NOT_IN_XML.sub("\ufffd", text))
+
+
+def _wrapped(name: str) -> list[str]:
+    """A name in lines of the width that names have, four at most."""
+    return wrap(name, _NAME_LETTERS, max_lines=4, placeholder="…") or [""]
+
+
+def _arrow(x: float, y: float, side: float, colour: str) -> list[str]:
+    """The head of an arrow at the edge, to the right where ``side`` is 1, to the left where -1."""
+    kind = f"interval {colour}"
+    back = x - 7 * side
+    return [_rule(back, y - 6, x, y, kind), _rule(back, y + 6, x, y, kind)]
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:

@@ -7,8 +7,9 @@ figures that it shows are also written as tables and pictures, into ``figures/``
 Read from the run directory:
 
 - ``claims.json``: a list of {"id", "claim", "paper", "value", "low", "high", "holds", "note"};
-- ``stages/<name>/metrics.jsonl``: the rows of each stage, for the curves;
-- ``config.toml``, ``env.json`` (or that of its last stage): shown under "How to reproduce";
+- ``stages/<name>/metrics.jsonl``: the rows of each stage, for the curves; of a step made by hand
+  its own ``metrics.jsonl``, of a folder of such steps those of the steps;
+- ``config.toml``, and ``env.json`` of the last step trained (or its own): "How to reproduce";
 - ``eval/*.json`` (and ``stages/*/eval/*.json``): results of ``heed eval``, for the paper's figures;
 - ``summary.json``: an object with any of these fields. An *interval* is "value", "low", "high"
   (low and high may be null); rates go from 0 to 1.
@@ -48,22 +49,22 @@ lineage        [{"stage", "output", "inputs": ["..."], "sha256"}]
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from heedful import figures
-from heedful.errors import DataError, MissingExtraError
+from heedful.errors import MissingExtraError
 from heedful.figure_parts import PaperFigure
 from heedful.figures import Row, groups, rows_of, safe
-from heedful.metrics import METRICS_FILE, read_metrics, replacing
+from heedful.metrics import replacing
 from heedful.paper_figures import paper_figures
 from heedful.plots import bar_chart, line_chart, points_of, thinned
 from heedful.png import require_pillow, write_png
-from heedful.shown import Formatter, finite, number_text, percent_text
+from heedful.run_files import Run, read_run, read_stages, read_text
+from heedful.shown import Formatter, finite, number_text, percent_text, side_of
 
 TEMPLATE = "report.html.jinja"
 # Where tables and pictures of the paper's figures are, beside the page.
@@ -104,39 +105,6 @@ _SIDE_BY_SIDE = ("base", "sft", "ppo", "ppo-ptx")
 _PETAFLOP_S_DAY = 8.64e19
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What is in a run directory; what could not be read is among the problems."""
-
-    path: Path
-    summary: Row
-    claims: list[Row]
-    evaluations: dict[str, Row]  # results of heed eval by their places in the run
-    env: Any
-    problems: list[str]
-
-    def results(self, suite: str) -> list[Row]:
-        """The results of a suite of heed eval, "preference" among them."""
-        ending = f"/{suite}.json"
-        return [found for place, found in self.evaluations.items() if place.endswith(ending)]
-
-
-def read_run(path: Path) -> Run:
-    """The run; DataError where there is no such directory."""
-    if not path.is_dir():
-        raise DataError(f"{path} is not a directory: name the run directory of a loop")
-    problems: list[str] = []
-    found = _read_json(path / "summary.json", problems)
-    return Run(
-        path,
-        found if isinstance(found, dict) else {},
-        rows_of(_read_json(path / "claims.json", problems)),
-        _read_evaluations(path, problems),
-        _environment(path, problems),
-        problems,
-    )
-
-
 def write_report(run_dir: Path, out: Path, *, png: bool = True) -> Path:
     """``out``, after writing the page of ``run_dir`` to it; the directory may be incomplete.
 
@@ -163,7 +131,8 @@ def write_report(run_dir: Path, out: Path, *, png: bool = True) -> Path:
 def _shown(run: Run) -> dict[str, Any]:
     """What the template shows beside the paper's figures; the run's problems are added to."""
     run_dir, summary, claims = run.path, run.summary, run.claims
-    stages = _read_stages(run_dir / "stages", run.problems)
+    read = read_stages(run_dir, run.problems)
+    stages = {name: read[name] for name in sorted(read, key=_place_of)}
     found = [summary, *run.results("preference")]
     metadata = next((one["metadata"] for one in found if one.get("metadata")), [])
     return {
@@ -187,16 +156,9 @@ def _shown(run: Run) -> dict[str, Any]:
         "costs": _cost_table(rows_of(summary.get("costs"))),
         "lineage": _within(run_dir, rows_of(summary.get("lineage")), "inputs"),
         "command": summary.get("command"),
-        "config": _read_text(run_dir / "config.toml", run.problems),
+        "config": read_text(run_dir / "config.toml", run.problems),
         "env": run.env,
     }
-
-
-def _read_evaluations(run_dir: Path, problems: list[str]) -> dict[str, Row]:
-    """The results of heed eval in a run, by their places in it."""
-    paths = [*sorted(run_dir.glob("eval/*.json")), *sorted(run_dir.glob("stages/*/eval/*.json"))]
-    found = {path.relative_to(run_dir).as_posix(): _read_json(path, problems) for path in paths}
-    return {place: one for place, one in found.items() if isinstance(one, dict)}
 
 
 def marked(figure: PaperFigure, run_dir: Path) -> PaperFigure:
@@ -250,38 +212,6 @@ def template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def _read_text(path: Path, problems: list[str]) -> str | None:
-    """A file's text; None where it is missing or unreadable, the latter added to ``problems``."""
-    if not path.exists():
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{path.name} could not be read: {error}")
-        return None
-
-
-def _read_json(path: Path, problems: list[str]) -> Any:
-    text = _read_text(path, problems)
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        problems.append(f"{path.name}, line {error.lineno}: not JSON ({error.msg})")
-        return None
-
-
-def _read_stages(stages_dir: Path, problems: list[str]) -> dict[str, list[Row]]:
-    found = {}
-    for path in stages_dir.glob(f"*/{METRICS_FILE}"):
-        try:
-            found[path.parent.name] = rows_of(read_metrics(path.parent))
-        except (DataError, OSError, UnicodeDecodeError) as error:
-            problems.append(f"stages/{path.parent.name}/{path.name} could not be read: {error}")
-    return {name: found[name] for name in sorted(found, key=_place_of)}
-
-
 def _place_of(stage: str) -> tuple[int, bool, str]:
     """Where a stage stands in the page: by ``_STAGES``, earlier rounds first, then by name."""
     step, number = _step_and_round(stage)
@@ -298,17 +228,6 @@ def _stage_title(stage: str) -> str:
     step, number = _step_and_round(stage)
     title = _STAGES.get(step, step.replace("_", " "))
     return f"{title}, round {number}" if number else title
-
-
-def _environment(run_dir: Path, problems: list[str]) -> Any:
-    """The run's env.json, or that of the stage that wrote its own last; None where there is none.
-
-    Stages of one run share a machine, but code may change between them: the last is nearest.
-    """
-    files = [file for file in run_dir.glob("stages/*/env.json") if file.is_file()]
-    own = run_dir / "env.json"
-    last = max(files, key=lambda file: file.stat().st_mtime, default=own)
-    return _read_json(own if own.exists() else last, problems)
 
 
 def _filter(text: Formatter, unknown: str = "-") -> Callable[[Any], str]:
@@ -345,9 +264,14 @@ def _metadata_table(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _whole_changes(rows: Sequence[Row]) -> list[Row]:
-    """The rows of tax_changes that have the intervals of their table."""
+    """The rows of tax_changes that have the intervals of their table, each with its side."""
     needed = ("of_base", "of_model", "difference")
-    return [row for row in rows if all(isinstance(row.get(key), dict) for key in needed)]
+    whole = [row for row in rows if all(isinstance(row.get(key), dict) for key in needed)]
+    return [
+        {**row, "side": side_of(gap.get("low"), gap.get("high"), row.get("higher_is_better"))}
+        for row in whole
+        for gap in (row["difference"],)
+    ]
 
 
 def _samples(found: Any) -> list[Row]:

@@ -36,3 +36,27 @@ def count_text(x: float) -> str:
 def percent_text(x: float) -> str:
     """A share from 0 to 1 as a percentage."""
     return f"{100 * x:.3g} %"
+
+
+def change_text(x: float) -> str:
+    """A share as a number of percent without its sign: one decimal below 100, and no "-0"."""
+    text = f"{100 * x:,.1f}" if abs(x) < 1 else f"{100 * x:,.0f}"
+    text = text.removesuffix(".0")
+    return "0" if text == "-0" else text
+
+
+def interval_text(low: float, high: float, format: Formatter) -> str:
+    """ "low to high", or "-" where a bound cannot be known, as of a single item."""
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{format(low)} to {format(high)}"
+    return "-"
+
+
+def side_of(low: Any, high: Any, higher_is_better: Any) -> str:
+    """ "better" or "worse" where the whole interval of a difference is on that side, else ""."""
+    bounds = finite(low), finite(high)
+    if bounds[0] is None or bounds[1] is None or not isinstance(higher_is_better, bool):
+        return ""
+    if bounds[0] <= 0 <= bounds[1]:
+        return ""
+    return "better" if (bounds[0] > 0) == higher_is_better else "worse"

@@ -110,6 +110,11 @@ def make_run(path: Path, shift: float) -> Path:
         | around(0.58 + shift)
     ]
     (path / "claims.json").write_text(json.dumps(claims))
+    machine = {
+        "processor": "Example(R) Server(R) Platinum 8000X CPU @ 2.40GHz with a name of no end",
+        "git": {"commit": "0123456789abcdef" * 4, "dirty": False},
+    }
+    (path / "env.json").write_text(json.dumps(machine))
     preference = {
         "two_by_two": [
             {

@@ -165,9 +165,53 @@ def test_what_fits_no_context_is_left_out_and_said(place, tmp_path, capsys):
     run_eval(settings(place, tmp_path, suites=["truthfulness"], tasks=["truthfulqa_mc"]))
     rows = lines(tmp_path / "eval" / "truthfulness.jsonl")
     assert {row["variant"] for row in rows} == {"no examples"}
-    assert "2 of 4 items do not fit the 64 tokens" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "truthfulqa_mc: 2 of 2 items (prompts qa) do not fit the 64 tokens" in said
     summary = json.loads((tmp_path / "eval" / "truthfulness.json").read_text())
     assert summary["left_out"] == {"truthfulqa_mc": {"base": 2}}
+
+
+def test_the_files_of_the_run_that_trained_stay_as_they_are(place, tmp_path):
+    """Its settings and environment; those of heed eval are in eval/, once it may run."""
+    theirs = {"config.toml": "seed = 3\n", "env.json": '{"python": "3.11.0"}'}
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="files are missing"):
+        run_eval(settings(place, tmp_path, suites=["toxicity"]))
+    assert not list((tmp_path / "eval").iterdir())
+    run_eval(settings(place, tmp_path, limit=1))
+    assert {name: (tmp_path / name).read_text() for name in theirs} == theirs
+    assert '    "bias",' in (tmp_path / "eval" / "config.toml").read_text()
+    before = (tmp_path / "eval" / "config.toml").read_bytes()
+    with pytest.raises(ConfigError, match="seed is 0 there, 5 here"):
+        run_eval(settings(place, tmp_path, seed=5))
+    assert (tmp_path / "eval" / "config.toml").read_bytes() == before
+
+
+def test_another_file_in_the_place_of_the_usual_one_is_said(place, tmp_path, capsys):
+    """Small samples that lie about are read for no task; a known stand-in is named."""
+    data = tmp_path / "data"
+    (data / "squad").mkdir(parents=True)
+    text = (place / "data" / "squad" / "dev-v2.0.json").read_text()
+    (data / "squad" / "squad_v2_train_sample.json").write_text(text)
+    (data / "fixtures_tiny").mkdir()
+    for name in ("drop.json", "quac_sample.json"):
+        (data / "fixtures_tiny" / name).write_text("{}")
+    run_eval(settings(place, tmp_path / "run", suites=["nlp"], data=str(data), limit=1))
+    said = capsys.readouterr().err
+    assert "squad_v2_train_sample.json is read, squad/dev-v2.0.json is not there" in said
+    assert "left out: drop: " in said and "left out: quac: " in said
+    rows = lines(tmp_path / "run" / "eval" / "nlp.jsonl")
+    assert {row["task"] for row in rows} == {"squad_v2"}
+
+
+def test_a_single_item_has_no_interval(place, tmp_path, capsys):
+    both = {name: str(place / name / "model") for name in ("base", "tuned")}
+    run_eval(settings(place, tmp_path, limit=1, models=both))
+    out = capsys.readouterr().out
+    assert "nan" not in out
+    cells = [line.split() for line in out.splitlines() if "tuned" in line]
+    assert all(row[-3:-2] == ["1"] and row[-1] == "(-)" for row in cells) and len(cells) == 6
 
 
 def test_the_words_of_the_command():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from heedful.cli import main
 from heedful.commands.eval import run_eval
 from heedful.commands.report import stage_costs
 from heedful.commands.train import run_ppo
@@ -227,3 +228,65 @@ def test_what_cannot_be_measured_is_said_before_training(place, tmp_path, change
     with pytest.raises(error, match=message):
         run_ppo(settings(place, tmp_path, **changes))
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_tasks_of_a_suite_without_files_are_left_out_and_said(place, tmp_path, capsys):
+    """Of bias only the pairs are there; a task named beside the suite still needs its file."""
+    wanted = {"suites": ["bias"], "data": str(place / "data"), "limit": 1, "measures": []}
+    run_ppo(settings(place, tmp_path / "run", eval_every=3, eval=wanted))
+    said = capsys.readouterr().err
+    assert "left out: winogender: " in said and "left out: bbq: " in said
+    found = {key.split(".")[0] for row in read_metrics(tmp_path / "run") for key in row}
+    assert {key for key in found if key.startswith("eval/")} == {"eval/crows_pairs"}
+    wanted["suites"] = ["bias,winogender"]
+    with pytest.raises(DataError, match=r"winogender: .*licence"):
+        run_ppo(settings(place, tmp_path / "no", eval_every=3, eval=wanted))
+
+
+def test_tasks_of_a_suite_that_do_not_fit_are_left_out_and_said(place, tmp_path, capsys):
+    """A story of 80 words for a policy that reads 64 tokens; a task named itself has to fit."""
+    data = tmp_path / "data"
+    for folder, name in (("crows_pairs", "crows_pairs_anonymized.csv"),):
+        (data / folder).mkdir(parents=True)
+        (data / folder / name).write_text((place / "data" / folder / name).read_text())
+    (data / "winogender").mkdir()
+    story = " ".join(["w7"] * 80)
+    lines = ["sentid\tsentence"]
+    lines += [
+        f"clerk.man.0.{kind}.txt\tThe clerk said {kind} {story}" for kind in ("male", "female")
+    ]
+    (data / "winogender" / "all_sentences.tsv").write_text("\n".join(lines))
+    wanted = {"suites": ["bias"], "data": str(data), "limit": 1, "measures": []}
+    run_ppo(settings(place, tmp_path / "run", eval_every=3, eval=wanted))
+    said = capsys.readouterr().err
+    assert "left out: no item of winogender fits the 64 tokens" in said
+    wanted["suites"] = ["crows_pairs", "winogender"]
+    with pytest.raises(DataError, match="no item of winogender fits the 64 tokens"):
+        run_ppo(settings(place, tmp_path / "no", eval_every=3, eval=wanted))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--eval_every=1", "--eval.suites=crow_pairs"], 1, "did you mean 'crows_pairs'"),
+        (["--eval_every=1", "--eval.suites=crows_pairs,bbq"], 1, "bbq: "),
+        (["--eval.suites=crows_pairs"], 1, "need eval_every: give --eval_every=N"),
+        (["--eval.prompts=3"], 0, "eval_every is 0, so the settings of the group eval do nothing"),
+        (["--eval_every=1", "--eval.suites=bias"], 0, "tasks asked each time"),
+        (
+            ["--eval_every=1", "--eval.suites=bias,crows_pairs"],
+            0,
+            '    "bias",\n    "crows_pairs",',
+        ),
+    ],
+)
+def test_the_dry_run_looks_at_the_suites(place, tmp_path, capsys, words, code, said):
+    given = [f"--{key}={place / name}" for key, name in (("policy", "policy"),)]
+    given += [f"--reward_model={place / 'reward'}", f"--data.prompts={place / 'prompts.jsonl'}"]
+    given += [f"--run_dir={tmp_path}", f"--eval.data={place / 'data'}", "--ppo.ptx_coef=0"]
+    given += ["--data.max_prompt_tokens=40", "--sampling.max_new_tokens=5", "--dry-run"]
+    if not any(word.startswith("--eval.suites") for word in words):
+        given = [word for word in given if "eval.data" not in word]
+    assert main(["ppo", *given, *words]) == code
+    told = capsys.readouterr()
+    assert said in told.out + told.err

@@ -84,3 +84,27 @@ def test_missing_scores_are_left_out_and_rows_are_json():
 
 def test_spellings_of_one_model():
     assert plain("PPO_ptx") == plain("ppo-ptx ") == plain("PPO-ptx")
+
+
+def test_a_mark_is_of_the_difference_not_of_its_share_of_a_base_of_0():
+    """The base never does it: the share is endless, the difference may still be nothing."""
+    never, once, often = [0] * 6, [0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]
+    given = {"base": scores(never), "SFT": scores(once), "PPO": scores(often)}
+    found = changes([Measured("said", given, "mean", True)], MODELS)
+    sft = found[0]
+    assert sft.better.value == np.inf and sft.difference.low == 0.0
+    lines = format_table(found).splitlines()
+    assert lines[1].split()[1] == "SFT" and "better" not in lines[1]
+    assert lines[2].split()[1] == "PPO" and lines[2].split()[-2] == "better"
+    fewer = format_table(changes([Measured("said", given, "mean", False)], MODELS)).splitlines()
+    assert "worse" not in fewer[1] and fewer[2].split()[-2] == "worse"
+    neither = format_table(changes([Measured("said", given)], MODELS))
+    assert "worse" not in neither and "better" not in neither
+
+
+def test_a_single_item_has_no_interval():
+    found = changes(
+        [Measured("m", {"base": scores([1]), "SFT": scores([3])}, "mean", True)], MODELS
+    )
+    (line,) = format_table(found).splitlines()[1:]
+    assert line.split() == ["m", "SFT", "1.000", "3.000", "+2.000", "(-)", "1"]

@@ -18,7 +18,7 @@ from heedful.config import CompareConfig
 from heedful.config_file import read_toml
 from heedful.errors import ConfigError, DataError
 from heedful.metrics import replacing
-from heedful.report import Run, read_run
+from heedful.run_files import Run, read_run
 from heedful.statistics.intervals import Interval, difference_of_independent
 
 COMPARISON_FILE = "comparison.json"

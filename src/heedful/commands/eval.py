@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 
 from heedful.commands.again import command_of
 from heedful.commands.harness import SUITE, Harness, ask_harness, find_harness, split_names
-from heedful.commands.train import begin
+from heedful.commands.train import ready
 from heedful.config import EvalConfig
 from heedful.errors import ConfigError, DataError
 from heedful.evaluation.answering import Request, answers, context_of, encode_items, num_tokens
@@ -39,6 +40,7 @@ from heedful.evaluation.suite import (
 )
 from heedful.metrics import replacing
 from heedful.models.language_model import load_language_model, load_tokenizer, pick_dtype
+from heedful.training.checkpoint import start_run
 from heedful.training.loop import make_generator
 
 EVAL_DIR = "eval"
@@ -68,8 +70,11 @@ class Job:
 
 
 def run_eval(config: EvalConfig, resume: bool = False) -> None:
-    """Writes eval/<suite>.jsonl and eval/<suite>.json; prints the measures as a table."""
-    config, run_dir, progress = begin(config, True)
+    """Writes eval/<suite>.jsonl and eval/<suite>.json; prints the measures as a table.
+
+    What it was asked with stands in eval/, too: run_dir may be that of the run that trained.
+    """
+    config, run_dir, progress = ready(config, True)
     (run_dir / EVAL_DIR).mkdir(exist_ok=True)
     jobs = _jobs(config, run_dir)
     from heedful.commands.graders import load_graders
@@ -78,9 +83,12 @@ def run_eval(config: EvalConfig, resume: bool = False) -> None:
     if config.rescore:
         for job in jobs:
             _rescore(job, graders)
+        start_run(config, run_dir / EVAL_DIR)
     else:
         for job in jobs:
             _require_same(config, job, scorers)
+        start_run(config, run_dir / EVAL_DIR)
+        for job in jobs:
             write_results(job.path, job.rows)  # without a line that a kill has cut
             _write_summary(config, job, scorers, [])
         _ask_all(config, jobs, graders, progress)
@@ -126,6 +134,8 @@ def _jobs(config: EvalConfig, run_dir: Path) -> list[Job]:
         for task in part:
             try:
                 items[task.name] = [] if config.rescore else _items(task, config, config.shots)
+                if not config.rescore:
+                    _say_other_files(task, Path(config.data))
             except MissingData as error:
                 missing.append(str(error))
         extra = harness if name == SUITE else None
@@ -136,6 +146,13 @@ def _jobs(config: EvalConfig, run_dir: Path) -> list[Job]:
     for line in missing:
         print(f"left out: {line}", file=sys.stderr)
     return jobs
+
+
+def _say_other_files(task: Task, data: Path) -> None:
+    """Says which files are read in the place of those that a task is called after."""
+    for file, path in zip(task.files, locate(task, data), strict=True):
+        if path.name.removesuffix(".gz") != Path(file.name).name:
+            print(f"{task.name}: {path} is read, {file.name} is not there", file=sys.stderr)
 
 
 def _items(task: Task, config: EvalConfig, shots: int) -> list[Item]:
@@ -228,11 +245,25 @@ def _fitting(
     if left_out:
         job.left_out.setdefault(task.name, {})[name] = left_out
         print(
-            f"{task.name}: {left_out:,} of {len(items):,} items do not fit the {context:,} tokens "
-            f"that {path} reads at a time, and are left out",
+            f"{task.name}: {_counted_apart(items, [items[i] for i in kept])} do not fit the "
+            f"{context:,} tokens that {path} reads at a time, and are left out",
             file=sys.stderr,
         )
     return [items[i] for i in kept], [requests[i] for i in kept]
+
+
+def _counted_apart(items: Sequence[Item], kept: Sequence[Item]) -> str:
+    """ "2 of 20 items", with the prompts that it is so under where they are not all alike."""
+    asked, fitting = (Counter(item.variant for item in part) for part in (items, kept))
+    variants: dict[tuple[int, int], list[str]] = {}
+    for variant, num in asked.items():
+        variants.setdefault((num - fitting[variant], num), []).append(variant)
+    several = len(variants) > 1
+    return " and ".join(
+        f"{num:,} of {of:,} items" + (f" (prompts {', '.join(names)})" if several else "")
+        for (num, of), names in variants.items()
+        if num
+    )
 
 
 def _require_shots(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from heedful.config import Section
+from heedful.config import PPOConfig, Section
 from heedful.config_file import input_of, required_settings
 from heedful.data.rows import HUB, ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from heedful.errors import DataError, HeedfulError
@@ -44,6 +44,10 @@ def problems(config: Section, is_made: Callable[[str], bool] = lambda path: Fals
             _require(kind, path)
         except HeedfulError as error:
             found.append(f"{key}: {error}")
+    if isinstance(config, PPOConfig) and not (config.eval.data and is_made(config.eval.data)):
+        from heedful.commands.asked import suite_problems
+
+        found += suite_problems(config)
     return found
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from heedful.commands.asked import evaluation_rows
 from heedful.commands.datasets import (
     demonstrations_of,
     load_demonstrations,
@@ -213,10 +214,7 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
             _warmup_note(ppo.warmup_iterations, iterations),
         ),
     ]
-    if config.eval_every:
-        count = math.ceil(iterations / config.eval_every)
-        note = f"after every {config.eval_every:,} iterations and the last"
-        rows.append(Row("evaluations", _number(count), note))
+    rows += [Row(*row) for row in evaluation_rows(config, iterations)]
     if ppo.ptx_coef > 0:
         rows += _ptx_rows(config, iterations)
     sequence = data.max_prompt_tokens + config.sampling.max_new_tokens

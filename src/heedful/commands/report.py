@@ -13,10 +13,13 @@ from heedful.config import ReportConfig
 from heedful.errors import DataError
 from heedful.metrics import METRICS_FILE, read_metrics, replacing
 from heedful.report import write_report
+from heedful.run_files import has_results, step_dirs
 
 SUMMARY_FILE = "summary.json"
 # As heedful.training.checkpoint writes it, which needs torch: a report does not.
 LINEAGE_FILE = "heedful.json"
+# What says that a directory is a run, though nothing is trained or measured in it yet.
+BEGUN = (RUN_FILE, SUMMARY_FILE, "claims.json")
 # Phases that are logged by themselves and within another (docs/metrics.md).
 PARTS = {
     *("data", "forward", "backward", "optimizer"),  # of an update
@@ -30,6 +33,11 @@ def run_report(config: ReportConfig, resume: bool = False) -> None:
     run = Path(config.run)
     if not run.is_dir():
         raise DataError(f"{run} does not exist: give the directory of a run")
+    if not has_results(run, BEGUN):
+        raise DataError(
+            f"{run} has nothing to report: no stages, no {METRICS_FILE} of a training step in it "
+            "or right below it, and no results of heed eval; give the directory of a run"
+        )
     progress = file_progress(Path(config.run_dir))
     file = run / SUMMARY_FILE
     summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -96,12 +104,13 @@ def _is_phase(key: str) -> bool:
 def lineage(run: Path) -> list[dict[str, Any]]:
     """Every published model with its parents and the hash of its weights."""
     rows = []
-    for path in sorted((run / "stages").glob(f"*/model/{LINEAGE_FILE}")):
+    for place in step_dirs(run, f"model/{LINEAGE_FILE}"):
+        path = place / "model" / LINEAGE_FILE
         values = json.loads(path.read_text(encoding="utf-8"))
         parents = [parent["path"] for parent in values["parents"].values()]
         rows.append(
             {
-                "stage": path.parent.parent.name,
+                "stage": place.resolve().name,
                 "output": str(path.parent.relative_to(run)),
                 "inputs": parents + list(values["data"]),
                 "sha256": values["sha256"],

@@ -18,7 +18,15 @@ from heedful.config import TaxConfig
 from heedful.errors import DataError
 from heedful.evaluation.items import Row
 from heedful.evaluation.suite import SUITES, columns_of, read_results
-from heedful.evaluation.tax import Change, Measured, Scores, changes, format_table, plain
+from heedful.evaluation.tax import (
+    Change,
+    Measured,
+    Scores,
+    changes,
+    difference_text,
+    format_table,
+    plain,
+)
 from heedful.metrics import replacing
 from heedful.report import write_report
 from heedful.statistics.intervals import ratio
@@ -149,9 +157,7 @@ def compare(found: dict[str, list[Change]]) -> str:
         cells = []
         for given in found.values():
             gaps = [one.difference for one in given if (one.measure, one.model) == (measure, model)]
-            cells.append(
-                f"{gaps[0].value:+.3f} ({gaps[0].low:+.3f} to {gaps[0].high:+.3f})" if gaps else "-"
-            )
+            cells.append(difference_text(gaps[0]) if gaps else "-")
         lines.append((measure, model, *cells))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(

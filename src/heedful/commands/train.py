@@ -69,6 +69,13 @@ C = TypeVar("C", bound=Section)
 
 
 def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]:
+    """What ``ready`` returns, after the settings and the environment are written down there."""
+    config, run_dir, progress = ready(config, resume)
+    start_run(config, run_dir)
+    return config, run_dir, progress
+
+
+def ready(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]:
     """The settings with their dtype decided, the run directory, ready, and its progress callback.
 
     Also sets the threads of this process and the library that multiplies fp32. A dtype of "auto" is
@@ -87,7 +94,6 @@ def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
         tune_matmul()
         compute = compute.model_copy(update={"dtype": _decided_dtype(compute.dtype, run_dir)})
         config = config.model_copy(update={"compute": compute})
-    start_run(config, run_dir)
     disable_progress_bar()  # transformers' bars; ours is the one to look at
     dtype = compute.dtype if isinstance(compute, Compute) else ""
     return config, run_dir, watched(file_progress(run_dir), run_dir, dtype)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from heedful.commands.asked import asked_of
 from heedful.commands.datasets import ROLLOUT_LIMITS, load_prompts, require_context
 from heedful.config import EvalConfig, PPOConfig
 from heedful.data.bad_rows import BadRows
@@ -18,8 +20,7 @@ from heedful.data.template import Template
 from heedful.errors import ConfigError
 from heedful.evaluation.answering import context_of
 from heedful.evaluation.evaluators import suite_measures, text_loss
-from heedful.evaluation.items import chosen, locate
-from heedful.evaluation.suite import tasks_of
+from heedful.evaluation.items import chosen
 from heedful.rollout.engine import end_tokens, sample
 from heedful.training import step3_ppo
 from heedful.training.evaluations import Evaluator
@@ -134,15 +135,21 @@ def _suites(config: PPOConfig, policy: Any, tokenizer: Any) -> Evaluator:
     wanted = config.eval
     if wanted.data is None:
         raise ConfigError("eval.suites needs eval.data, the directory of the published files")
-    tasks = tasks_of(wanted.suites)
-    asked = [
-        (task, chosen(task, locate(task, Path(wanted.data)), wanted.limit, 0)) for task in tasks
-    ]
+    found = asked_of(wanted.suites, Path(wanted.data))
+    for line in found.left_out:
+        _say_left_out(line)
+    tasks = [task for task, _ in found.tasks]
     graders, _ = load_graders(EvalConfig(run_dir=config.run_dir, data=wanted.data), tasks)
     return suite_measures(
-        asked,
+        [(task, chosen(task, paths, wanted.limit, 0)) for task, paths in found.tasks],
         policy.config,
         tokenizer,
         graders,
         max_tokens=config.compute.tokens_per_microbatch,
+        needed=found.named,
+        say=_say_left_out,
     )
+
+
+def _say_left_out(line: str) -> None:
+    print(f"left out: {line}", file=sys.stderr)

@@ -7,7 +7,7 @@ same, so that what they return at different times of a run can be compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from heedful.errors import DataError
@@ -40,13 +40,16 @@ def suite_measures(
     graders: Graders,
     *,
     max_tokens: int,
+    needed: Collection[str] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Evaluator:
     """Measures ``eval/<task>.<measure>.<variant>`` of every task, greedy, prompts as they are.
 
-    ``config`` is the model's, for its context: items that do not fit it are left out. Raises
-    DataError where none of a task fits.
+    ``config`` is the model's, for its context: items that do not fit it are left out. A task of
+    which none fits is left out and said; DataError where it is among the ``needed``, which are all
+    unless given, or where none is left.
     """
-    prepared = []
+    prepared, dropped = [], []
     for task, items in tasks:
         requests = encode_items(items, tokenizer, None)
         context = context_of(config)
@@ -55,12 +58,17 @@ def suite_measures(
             for item, request in zip(items, requests, strict=True)
             if context is None or num_tokens(item, request) <= context
         ]
-        if not kept:
-            raise DataError(
-                f"no item of {task.name} fits the {context:,} tokens that the policy reads at a "
-                "time: leave the task out of eval.suites"
-            )
-        prepared.append((task, kept))
+        if kept:
+            prepared.append((task, kept))
+            continue
+        why = f"no item of {task.name} fits the {context:,} tokens that the policy reads at a time"
+        if needed is None or task.name in needed:
+            raise DataError(f"{why}: leave the task out of eval.suites")
+        dropped.append(why)
+    if dropped and not prepared:
+        raise DataError("\n  ".join(["no task of eval.suites can be asked:", *dropped]))
+    for why in dropped:
+        say(why)
 
     def measure(model: Any) -> dict[str, float]:
         found = {}

@@ -35,13 +35,11 @@ DROP = DataFile(
     "drop/drop_dataset_dev.json",
     "https://allenai.org/data/drop (drop_dataset_dev.json)",
     "CC-BY-SA-4.0",
-    ("fixtures_tiny/drop.json",),
 )
 QUAC = DataFile(
     "quac/val_v0.2.json",
     "https://quac.ai (val_v0.2.json)",
     "CC-BY-SA-4.0",
-    ("fixtures_tiny/quac_sample.json",),
 )
 NOT_IN_BACKGROUND = "Not in background."
 DONT_KNOW = "I don't know."

@@ -25,6 +25,7 @@ from heedful.evaluation.nlp import NLP_TASKS
 from heedful.evaluation.toxicity import TOXICITY_TASKS, Scorer
 from heedful.evaluation.truthfulness import TRUTHFULNESS_TASKS
 from heedful.metrics import replacing
+from heedful.shown import interval_text
 from heedful.statistics.intervals import Floats, Interval, bootstrap
 
 Key = tuple[str, str, str, str]  # model, task, variant, id
@@ -281,17 +282,18 @@ def format_table(found: Sequence[Measure]) -> str:
     lines: list[tuple[str, ...]] = [("task", "variant", "measure", "model", "value", "95 %", "n")]
     lines[0] += ("difference to the first",)
     for measure in found:
-        gap = measure.difference
+        value, gap = measure.interval, measure.difference
+        bounds = "" if gap is None else interval_text(gap.low, gap.high, "{:+.3f}".format)
         lines.append(
             (
                 measure.task,
                 measure.variant,
                 measure.metric,
                 measure.model,
-                f"{measure.interval.value:.3f}",
-                f"{measure.interval.low:.3f} to {measure.interval.high:.3f}",
+                f"{value.value:.3f}",
+                interval_text(value.low, value.high, "{:.3f}".format),
                 f"{measure.num_items:,}",
-                "" if gap is None else f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
+                "" if gap is None else f"{gap.value:+.3f} ({bounds})",
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

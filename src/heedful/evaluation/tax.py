@@ -10,13 +10,13 @@ Legend: ``N`` items, ``D`` score columns of a measure, ``S`` bootstrap samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from heedful.shown import interval_text, side_of
 from heedful.statistics.intervals import (
     Floats,
     Interval,
@@ -146,8 +146,7 @@ def _with_won_back(
     change: Change, measure: Measured, models: tuple[str, str, str], seed: int
 ) -> Change:
     """The change with what PPO-ptx wins back, where PPO has surely lost (else it means nothing)."""
-    loss = _change(measure, models[0], models[1], seed).better
-    if loss is None or math.isnan(loss.high) or loss.high >= 0:
+    if side(_change(measure, models[0], models[1], seed)) != "worse":
         return change
     values, clusters, of = _aligned(measure, models)
 
@@ -192,8 +191,8 @@ def format_table(found: Sequence[Change]) -> str:
                 change.model,
                 f"{change.of_base.value:.3f}",
                 f"{change.of_model.value:.3f}",
-                f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}){_mark(change)}",
-                "" if back is None else f"{back.value:.0%} ({back.low:.0%} to {back.high:.0%})",
+                f"{difference_text(gap)} {side(change)}",
+                "" if back is None else interval_of(back, "{:.0%}".format),
                 f"{change.num_items:,}",
             )
         )
@@ -204,10 +203,19 @@ def format_table(found: Sequence[Change]) -> str:
     )
 
 
-def _mark(change: Change) -> str:
-    """A word where the whole interval is on one side."""
-    if change.better is None or math.isnan(change.better.low):
-        return ""
-    if change.better.high < 0:
-        return " worse"
-    return " better" if change.better.low > 0 else ""
+def difference_text(gap: Interval) -> str:
+    """A difference with its sign and its interval."""
+    return interval_of(gap, "{:+.3f}".format)
+
+
+def interval_of(found: Interval, format: Callable[[float], str]) -> str:
+    """A value with its interval behind it, "-" where there is none."""
+    return f"{format(found.value)} ({interval_text(found.low, found.high, format)})"
+
+
+def side(change: Change) -> str:
+    """ "better" or "worse" where the whole interval of the difference says so, else "".
+
+    Not by the share of the base's value, which has no sense where the base may be 0.
+    """
+    return side_of(change.difference.low, change.difference.high, change.higher_is_better)

@@ -67,7 +67,7 @@ def of_labelers(figures: Figures, names: Names) -> list[Markup]:
             [_dot(names, number, share) for number, one in shown.items() if (share := of(one))],
             x_label=label,
             reference=reference,
-            within=(0.0, 1.0),
+            limits=(0.0, 1.0),
             format=percent_text,
         )
         for title, label, of, reference in kinds
