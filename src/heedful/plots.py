@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape as escape_html
 from textwrap import wrap
-from typing import Any, TypeGuard
 
 from heedful.points import Dot as Dot
 from heedful.points import Line as Line
