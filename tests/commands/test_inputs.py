@@ -85,7 +85,7 @@ def test_all_that_is_wrong_is_said_with_its_key(tmp_path, models):
         ("MeasureConfig", {"models": [], "text": []}, ["models", "text"]),
         (
             "PPOConfig",
-            {"policy": "lm", "reward_model": "rm", "eval": {"suites": ["bias"]}},
+            {"policy": "lm", "reward_model": "rm", "eval": {"suites": ["bias"]}, "eval_every": 1},
             ["data.prompts", "eval.data"],
         ),
         (
