@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import measure
-from workload import SHAPES, Shape
+from workload import SHAPES
 
 
 class Line(NamedTuple):
@@ -47,7 +47,7 @@ def table(runs: list[dict[str, Any]], gib: float) -> str:
         (run["work"], run["side"], " ".join(run["variant"])) for run in runs
     ):
         peaks = {
-            num_weights(SHAPES[run["model"]]): run["process_peak_gib"] * 2**30
+            SHAPES[run["model"]].num_weights: run["process_peak_gib"] * 2**30
             for run in runs
             if (run["work"], run["side"], " ".join(run["variant"])) == (work, side, variant)
         }
@@ -64,14 +64,6 @@ def line_through(peaks: dict[int, float]) -> Line:
     small, large = min(peaks), max(peaks)
     slope = (peaks[large] - peaks[small]) / (large - small)
     return Line(slope, peaks[small] - slope * small)
-
-
-def num_weights(shape: Shape) -> int:
-    """Weights of the Llama with this shape, its head apart from its embedding."""
-    layer = 4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.mlp_size
-    layer += 2 * shape.hidden_size  # norms
-    both = 2 * shape.vocab_size * shape.hidden_size
-    return both + shape.num_layers * layer + shape.hidden_size
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 
 import measure
 import ours
+from workload import Shape
 
 ROOT = measure.HERE.parent
 RUNS_FILE = "runs.jsonl"
@@ -62,9 +63,8 @@ class Point:
 
     @property
     def parameters(self) -> int:
-        """Weights of the Llama with this shape: embedding and head, layers, norms."""
-        layer = 4 * self.hidden**2 + 3 * self.hidden * self.mlp + 2 * self.hidden
-        return 2 * self.vocabulary * self.hidden + self.layers * layer + self.hidden
+        """Weights of the Llama with this shape."""
+        return Shape(self.hidden, self.layers, 1, self.mlp, self.vocabulary).num_weights
 
     @property
     def name(self) -> str:

@@ -37,6 +37,14 @@ class Shape:
     vocab_size: int
     context: int = 1024
 
+    @property
+    def num_weights(self) -> int:
+        """Of the Llama with this shape, its head apart from its embedding."""
+        layer = 4 * self.hidden_size**2 + 3 * self.hidden_size * self.mlp_size
+        layer += 2 * self.hidden_size  # norms
+        both = 2 * self.vocab_size * self.hidden_size
+        return both + self.num_layers * layer + self.hidden_size
+
 
 SHAPES = {
     "tiny": Shape(256, 6, 4, 704, 8192),

@@ -334,9 +334,9 @@ def test_the_largest_model_lies_on_the_line_through_two_peaks(load):
     assert largest.line_through(peaks).largest(2**34) == pytest.approx(15 * 2**26)
     shape = load("workload").Shape(8, 2, 2, 24, 32)
     # by hand: 2 * 32 * 8 + 2 * (4 * 64 + 3 * 8 * 24 + 2 * 8) + 8
-    assert largest.num_weights(shape) == 512 + 2 * 848 + 8
+    assert shape.num_weights == 512 + 2 * 848 + 8
     model = AutoModelForCausalLM.from_config(load("workload").architecture_config("llama", shape))
-    assert sum(p.numel() for p in model.parameters()) == largest.num_weights(shape)
+    assert sum(p.numel() for p in model.parameters()) == shape.num_weights
     runs = [
         {
             "work": "sft",
