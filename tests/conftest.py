@@ -15,8 +15,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +36,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ALLOWED_SKIPS: dict[str, str] = {}
 
 _skipped: list[str] = []
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
+    """Runs a server of a handler until the test is over; gives its address, without a last /."""
+    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(handler: type[BaseHTTPRequestHandler]) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        settings = {"poll_interval": 0.01}
+        thread = threading.Thread(target=server.serve_forever, kwargs=settings)
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

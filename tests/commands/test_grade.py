@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -30,7 +30,7 @@ def asked(tmp_path_factory, tiny_model, tokenizer):
 
 
 @pytest.fixture
-def service():
+def service(serve):
     """A judge that fails each first try in one of four ways; question 5 gets no grade at all.
 
     Answers are true where their question's number is even, informative where it is below 3.
@@ -67,14 +67,7 @@ def service():
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return f"{serve(Handler)}/v1", seen
 
 
 def read(path):

@@ -2,9 +2,8 @@
 
 import json
 import re
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 
 import pytest
@@ -40,7 +39,7 @@ def samples(tmp_path):
 
 
 @pytest.fixture
-def judge_service():
+def judge_service(serve):
     """A judge that prefers the longer answer, fails each question once, and prompt 2 always."""
     seen = []
 
@@ -73,14 +72,7 @@ def judge_service():
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return f"{serve(Handler)}/v1", seen
 
 
 def read(path):

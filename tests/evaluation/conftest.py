@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -71,15 +71,8 @@ def handler_of(service: Service) -> type[BaseHTTPRequestHandler]:
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
+def service(serve: Callable[[type[BaseHTTPRequestHandler]], str]) -> Service:
     """A server that runs for one test."""
     found = Service()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(found))
-    server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_port}/ask"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    found.url = f"{serve(handler_of(found))}/ask"
+    return found
