@@ -307,6 +307,7 @@ def submit() -> Callable[..., None]:
         for _ in range(2):
             before = page.url
             if keys:
+                page.wait_for_load_state()  # the keys are those of the page's script
                 page.keyboard.press(keys)
             else:
                 page.get_by_role("button", name="Submit and next").click()

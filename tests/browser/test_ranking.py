@@ -23,6 +23,7 @@ def begin(furnished, open_browser, log_in):
         page.get_by_role("link", name=f"Answers, {mode}").click()
         page.get_by_role("button", name="Rate and rank").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Rate and rank 4 outputs")
+        page.wait_for_load_state()  # the keys are those of the page's scripts
         return page
 
     return go

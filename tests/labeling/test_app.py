@@ -98,6 +98,35 @@ def test_a_doubtful_answer_is_asked_about_once(house, completions_file):
     assert row.checks == ("contradiction",)
 
 
+def test_a_form_that_comes_back_counts_the_time_on(house, completions_file):
+    house.load(completions_file)
+    house.person("lea")
+    lea = house.browser("lea")
+    page = house.begin(lea, "ranking")
+    action = action_of(page)
+    assert page.form(action)["active_s"] == ""
+    sent = house.ranked((1, 2, 3), (2, 5, 3)) | {"active_s": "57"}
+    page = lea.post(action, page.form(action) | sent)
+    assert page.status == 422 and page.form(action)["active_s"] == "57"
+    house.clock.now += 90.0
+    assert "Submitted." in lea.submit(page, action, active_s="61").text
+    (row,) = rows(house)
+    assert row.active_s == 61
+
+
+def test_a_second_doubt_keeps_the_first(house, completions_file):
+    house.load(completions_file)
+    house.person("lea")
+    lea = house.browser("lea")
+    page = house.begin(lea, "ranking")
+    action = action_of(page)
+    page = lea.post(action, page.form(action) | house.ranked((1, 2, 3), (2, 5, 3)))
+    assert page.form(action)["checks"] == "contradiction"
+    page = lea.submit(page, action, active_s="0.01")
+    assert page.status == 422 and page.form(action)["checks"] == "contradiction too_fast"
+    assert "Submitted." in lea.submit(page, action).text
+
+
 def test_sending_a_form_twice_keeps_one_answer(house, completions_file):
     house.load(completions_file)
     house.person("lea")

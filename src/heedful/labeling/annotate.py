@@ -174,6 +174,7 @@ def _work_page(
         other=other,
         done=done,
         revision=work.draft_revision if revision is None else revision,
+        active_s=active_s_of(fields),  # the page that comes back counts on
         key=fields.get("key") or secrets.token_urlsafe(16),
     )
 
@@ -184,9 +185,8 @@ def submit(request: Request, assignment_id: str) -> Response:
     work = _work(request, assignment_id)
     try:
         answer = answer_of(fields, work)
-        known = fields.get("checks", "").split()
-        found = [one for one in doubts(answer, work, active_s_of(fields)) if one not in known]
-        if found:
+        found = doubts(answer, work, active_s_of(fields))
+        if set(found) - set(fields.get("checks", "").split()):
             return _work_page(request, work, fields, status=422, doubt=found)
         key = fields.get("key", "")
         if not 8 <= len(key) <= 100:

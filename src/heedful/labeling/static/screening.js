@@ -7,7 +7,7 @@ const text = form.elements.namedItem("text");
 const saved = document.getElementById("saved");
 let timer = 0;
 let firstChange = 0;
-let lastSent = text?.value;
+let lastSent = text?.defaultValue; // somebody may have typed before this script had come
 
 async function save() {
   clearTimeout(timer);
@@ -29,10 +29,13 @@ async function save() {
   }
 }
 
-text?.addEventListener("input", () => {
+function later() {
   const now = Date.now();
   firstChange ||= now;
   clearTimeout(timer);
   timer = setTimeout(save, Math.max(0, Math.min(SAVE_AFTER_MS, firstChange + SAVE_AT_LATEST_MS - now)));
-});
+}
+
+text?.addEventListener("input", later);
+if (text?.value !== lastSent) later();
 document.querySelector(".alert")?.focus();

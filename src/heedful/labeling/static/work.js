@@ -15,9 +15,9 @@ const PAGE_FIELDS = new Set(["token", "key", "revision", "active_s", "checks", "
 let timer = 0;
 let firstChange = 0;
 let sending = null;
-let lastSent = JSON.stringify(fields());
+let lastSent = JSON.stringify(served());
 let lastInput = Date.now();
-let activeMs = 0;
+let activeMs = 1000 * Number(field("active_s").value); // from before, where the form came back
 let lastTick = Date.now();
 let stopped = false;
 
@@ -32,12 +32,20 @@ function clock(date) {
   return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
 
-function fields() {
+function fields(of = form) {
   const found = {};
-  for (const [name, value] of new FormData(form)) {
+  for (const [name, value] of new FormData(of)) {
     if (typeof value === "string" && value && !PAGE_FIELDS.has(name)) found[name] = value;
   }
   return found;
+}
+
+// What the server put into the form: somebody may have typed before this script had come, and a
+// browser may fill a page that is loaded again with what stood in it before.
+function served() {
+  const untouched = form.cloneNode(true);
+  untouched.reset();
+  return fields(untouched);
 }
 
 async function send(path, method, body) {
@@ -159,6 +167,7 @@ form.addEventListener("submit", async (event) => {
   for (const other of form.querySelectorAll(".actions button")) other.disabled = true;
 });
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+if (JSON.stringify(fields()) !== lastSent) later();
 
 setInterval(tick, 1000);
 setInterval(beat, BEAT_MS);

@@ -1,0 +1,52 @@
+"""The pages of a task while their script is still on its way."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+
+@pytest.fixture
+def begin(furnished, open_browser, log_in):
+    """Opens a demonstration for liv; the script comes when ``arrive`` is called."""
+
+    def go() -> tuple[Page, list]:
+        page = open_browser()
+        log_in(page, furnished.url, "liv")
+        held: list = []
+        page.route("**/static/work.js", lambda route: held.append(route))
+        page.get_by_role("link", name="Answers, fast").click()
+        page.get_by_role("button", name="Write a demonstration").click(no_wait_after=True)
+        expect(page.get_by_label("Your response")).to_be_visible()
+        return page, held
+
+    return go
+
+
+def arrive(page: Page, held: list) -> None:
+    """Lets the script through."""
+    held[0].continue_()
+    page.wait_for_load_state()
+    page.unroute("**/static/work.js")
+
+
+def test_what_is_typed_before_the_script_has_come_is_saved(begin):
+    page, held = begin()
+    page.get_by_label("Your response").fill("Typed at once.")
+    expect(page.locator("#saved")).to_have_text("Nothing to save yet")
+    arrive(page, held)
+    expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
+    page.reload()
+    expect(page.get_by_label("Your response")).to_have_value("Typed at once.")
+    expect(page.locator("#saved")).to_contain_text("Draft saved")
+
+
+def test_a_form_that_is_sent_before_the_script_has_come_is_kept(begin):
+    page, _ = begin()
+    address = page.url
+    page.get_by_label("Your response").fill("Typed and sent at once.")
+    page.get_by_role("button", name="Submit and next").click(no_wait_after=True)
+    expect(page.get_by_text("Submitted.")).to_be_visible()
+    assert page.url.split("?")[0] != address.split("?")[0]
