@@ -406,3 +406,24 @@ def test_a_new_token_is_no_likely_one_where_all_logits_are_low(tiny_model, token
     hidden = hidden_states(model, torch.tensor([1, 2, 3]), layout)
     probabilities = logits(output_head.output_head(model), hidden).softmax(-1)
     assert float(probabilities.detach()[:, known:].max()) < 0.2
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_packed_head_is_made_of_bf16_weights_and_loses_no_digits(head):
+    model = new_language_model(HEADS[head], seed=0).to(torch.bfloat16)
+    output = model.get_output_embeddings()
+    if head == "bias":
+        output.bias.data.normal_(generator=torch.Generator().manual_seed(1))
+    transform = output_head.logit_transform(model.config)
+    for rows in (1, 5, 33):
+        hidden = torch.randn(rows, output.in_features).to(torch.bfloat16)
+        z = hidden.double() @ output.weight.double().T
+        if output.bias is not None:
+            z += output.bias.double()
+        z *= transform.scale
+        if transform.softcap is not None:
+            z = transform.softcap * torch.tanh(z / transform.softcap)
+        packed = output_head.packed_head(model)
+        assert packed.is_packed and not output_head.output_head(model).is_packed
+        with torch.no_grad():
+            assert_close(logits(packed, hidden), z.float(), rtol=1e-5, atol=1e-5)

@@ -228,6 +228,23 @@ def test_a_token_of_probability_zero_is_never_drawn(monkeypatch):
     assert pick(z, 1.0, 0.9, None)[0].tolist() == [3, 1]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 131, 1000])
+def test_a_pick_is_where_the_running_sum_passes_the_uniform_number(size):
+    """Against a plain search in numpy, over vocabularies that are squares, primes and neither."""
+    chance = np.random.default_rng(size)
+    weights = chance.exponential(size=(50, size)) * (chance.random((50, size)) < 0.3)
+    weights[np.arange(50), chance.integers(size, size=50)] = 1.0  # something can be drawn
+    z = torch.tensor(np.where(weights > 0, np.log(np.maximum(weights, 1e-30)), -np.inf)).float()
+    tokens, _ = pick(z, 1.0, 1.0, torch.Generator().manual_seed(0))
+    uniform = torch.rand(50, 1, generator=torch.Generator().manual_seed(0)).double().numpy()
+    ends = weights.cumsum(1) / weights.sum(1, keepdims=True)
+    expected = (ends <= uniform).sum(1)
+    edges = np.abs(ends - uniform).min(1) < 1e-5  # where fp32 may round to the other side
+    assert edges.sum() < 5
+    assert tokens.numpy()[~edges].tolist() == expected[~edges].tolist()
+    assert (weights[np.arange(50), tokens.numpy()] > 0).all()
+
+
 @torch.no_grad()
 def test_any_of_several_eos_tokens_ends_a_response(tiny_model):
     ours, theirs = tiny_model(), tiny_model(attention="eager")

@@ -33,20 +33,39 @@ class Head(NamedTuple):
     bias: Tensor | None  # (V,) fp32
     transform: Transform
     dtype: torch.dtype  # of the model: what the products are made of
+    is_packed: bool = False  # the weight lies as oneDNN reads it, and nobody else can
 
 
 def output_head(model: PreTrainedModel) -> Head:
     """The head of a model as it is now; a copy in fp32 where the model computes in bf16."""
     head: Any = model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
-    wide_bias = None if bias is None else bias.float()
-    return Head(head.weight.float(), wide_bias, logit_transform(model.config), head.weight.dtype)
+    return _head(head.weight, getattr(head, "bias", None), logit_transform(model.config))
+
+
+def packed_head(model: PreTrainedModel) -> Head:
+    """The head for many products with few positions each: the same numbers, up to twice as fast.
+
+    A product of few positions takes no longer than to bring the weight into the order that the
+    processor multiplies in, which is done here once. Only for bf16 on the CPU; else the plain head.
+    """
+    head = output_head(model)
+    is_ours = head.dtype == torch.bfloat16 and head.weight.device.type == "cpu"
+    if not (is_ours and torch.backends.mkldnn.is_available()):
+        return head
+    with torch.no_grad(), products_of(head.dtype):
+        packed = torch.ops.mkldnn._reorder_linear_weight(head.weight, None)
+    return head._replace(weight=packed, is_packed=True)
 
 
 def logits(head: Head, hidden: Tensor) -> Tensor:
     """(M, V) fp32 logits at hidden (M, D)."""
+    hidden = hidden.float()
     with products_of(head.dtype):
-        z = F.linear(hidden.float(), head.weight, head.bias)
+        if head.is_packed:
+            multiply = torch.ops.mkldnn._linear_pointwise
+            z = multiply(hidden, head.weight, head.bias, "none", [], "")
+        else:
+            z = F.linear(hidden, head.weight, head.bias)
     scale, softcap, temperature = head.transform
     if softcap is None:
         return z if scale == temperature else z.mul_(scale / temperature)

@@ -10,6 +10,7 @@ Shapes: B prompts times n samples, R response tokens, A rows in the batch, V voc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from heedful.models.attention import Cached, KeyValueCache, Packed
 from heedful.models.language_model import hidden_states, hidden_states_at
-from heedful.models.output_head import Head, exponentials_, logits, output_head
+from heedful.models.output_head import Head, exponentials_, logits, packed_head
 
 # Finished rows stay until they are this share of the batch: moving rows costs a copy of the cache,
 # and few prompts are read no faster than many.
@@ -119,7 +120,7 @@ def sample(
     num_rows = min(len(prompts), max(1, max_rows // n)) * n
     longest = len(prompts[waiting[-1]])
     cache = KeyValueCache(model.config, num_rows, longest, model.dtype, device)
-    head = output_head(model)
+    head = packed_head(model)
     rows = _Rows.none(device)
     while True:
         if waiting and len(rows.alive) + n <= num_rows:
@@ -237,12 +238,34 @@ def pick(
     return tokens, (z.gather(1, tokens[:, None]) / total)[:, 0].log_()
 
 
-def _inverse_cdf(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
-    cumulative = probabilities.cumsum(dim=-1)
-    uniform = torch.rand(len(cumulative), 1, generator=generator, device=cumulative.device)
-    # right=True: a token of probability 0 has an empty interval and is never drawn
-    tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return tokens.clamp_(max=cumulative.shape[1] - 1)[:, 0]
+def _inverse_cdf(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(A,) tokens drawn in proportion to weights (A, V).
+
+    First a block of tokens, then a token of the block: a running sum over the whole vocabulary
+    takes ten times as long as its sums by block.
+    """
+    width = math.isqrt(weights.shape[1])
+    whole = weights.shape[1] // width * width
+    sums = weights[:, :whole].unflatten(1, (-1, width)).sum(-1)
+    if whole < weights.shape[1]:
+        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
+    uniform = torch.rand(len(weights), 1, generator=generator, device=weights.device)
+    block, rest = _locate(sums, uniform * sums.sum(-1, keepdim=True))
+    tokens = block * width + torch.arange(width, device=weights.device)
+    inside = weights.gather(1, tokens.clamp(max=weights.shape[1] - 1))
+    inside.masked_fill_(tokens >= weights.shape[1], 0.0)
+    return (block * width + _locate(inside, rest)[0])[:, 0]
+
+
+def _locate(weights: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, 1) where point (A, 1) falls among weights (A, C) laid end to end, and how far into it.
+
+    A weight of 0 has no room and is never found, nor is anything past the last that has some.
+    """
+    ends = weights.cumsum(-1)
+    before_end = torch.nextafter(ends[:, -1:], torch.zeros_like(point))
+    found = torch.searchsorted(ends, torch.minimum(point, before_end), right=True)
+    return found, (point - (ends - weights).gather(1, found)).clamp_(min=0.0)
 
 
 def _nucleus(probabilities: Tensor, top_p: float, generator: torch.Generator | None) -> Tensor:
