@@ -10,7 +10,7 @@ from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, KeyValueCache, Packed
 from heedful.models.language_model import cast_weights, hidden_states, hidden_states_at
-from heedful.models.output_head import logits, output_head, packed_head, token_logprobs
+from heedful.models.output_head import logits, output_head, prepacked_head, token_logprobs
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gemma2", "gemma3"]
 LENGTHS = [7, 1, 12, 3, 12, 2, 5, 9, 1, 4]
@@ -287,7 +287,7 @@ def test_logits_are_fp32_even_in_bf16(tiny_model):
     cast_weights(model, torch.bfloat16)
     hidden = torch.randn(3, 32).to(torch.bfloat16)
     exact = hidden.float() @ model.lm_head.weight.float().T
-    for head in (output_head(model), packed_head(model)):
+    for head in (output_head(model), prepacked_head(model)):
         found = logits(head, hidden)
         assert found.dtype == torch.float32
         assert_close(found, exact, rtol=1e-5, atol=1e-5)

@@ -409,7 +409,7 @@ def test_a_new_token_is_no_likely_one_where_all_logits_are_low(tiny_model, token
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_packed_head_is_made_of_bf16_weights_and_loses_no_digits(head):
+def test_a_prepacked_head_is_made_of_bf16_weights_and_loses_no_digits(head):
     model = new_language_model(HEADS[head], seed=0).to(torch.bfloat16)
     output = model.get_output_embeddings()
     if head == "bias":
@@ -423,7 +423,7 @@ def test_a_packed_head_is_made_of_bf16_weights_and_loses_no_digits(head):
         z *= transform.scale
         if transform.softcap is not None:
             z = transform.softcap * torch.tanh(z / transform.softcap)
-        packed = output_head.packed_head(model)
-        assert packed.is_packed and not output_head.output_head(model).is_packed
+        packed = output_head.prepacked_head(model)
+        assert packed.is_prepacked and not output_head.output_head(model).is_prepacked
         with torch.no_grad():
             assert_close(logits(packed, hidden), z.float(), rtol=1e-5, atol=1e-5)

@@ -14,8 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heedful.models.prepacked import can_prepack, prepacked, product
+
 # Logits that exist at one time: 32 MiB of fp32.
 LOGIT_CELLS = 8 * 2**20
+# Cells of the weight that are prepacked at a time: 16 MiB of fp32.
+PREPACK_CELLS = 4 * 2**20
 
 
 class Transform(NamedTuple):
@@ -29,11 +33,11 @@ class Transform(NamedTuple):
 class Head(NamedTuple):
     """The output head of a model, ready to be multiplied."""
 
-    weight: Tensor  # (V, D) fp32
+    parts: tuple[Tensor, ...]  # (V, D) fp32, by rows
     bias: Tensor | None  # (V,) fp32
     transform: Transform
     dtype: torch.dtype  # of the model: what the products are made of
-    is_packed: bool = False  # the weight lies as oneDNN reads it, and nobody else can
+    is_prepacked: bool = False  # the parts
 
 
 def output_head(model: PreTrainedModel) -> Head:
@@ -42,30 +46,29 @@ def output_head(model: PreTrainedModel) -> Head:
     return _head(head.weight, getattr(head, "bias", None), logit_transform(model.config))
 
 
-def packed_head(model: PreTrainedModel) -> Head:
-    """The head for many products with few positions each: the same numbers, up to twice as fast.
-
-    A product of few positions takes no longer than to bring the weight into the order that the
-    processor multiplies in, which is done here once. Only for bf16 on the CPU; else the plain head.
-    """
-    head = output_head(model)
-    is_ours = head.dtype == torch.bfloat16 and head.weight.device.type == "cpu"
-    if not (is_ours and torch.backends.mkldnn.is_available()):
-        return head
-    with torch.no_grad(), products_of(head.dtype):
-        packed = torch.ops.mkldnn._reorder_linear_weight(head.weight, None)
-    return head._replace(weight=packed, is_packed=True)
+@torch.no_grad()
+def prepacked_head(model: PreTrainedModel) -> Head:
+    """The head for many products with few positions each; the plain one where that is no faster."""
+    head: Any = model.get_output_embeddings()
+    weight = head.weight
+    if not can_prepack(weight):
+        return output_head(model)
+    rows = max(1, PREPACK_CELLS // weight.shape[1])  # at a time: no second copy of all in fp32
+    with products_of(weight.dtype):
+        parts = tuple(prepacked(part.float()) for part in weight.split(rows))
+    plain = _head(weight[:0], getattr(head, "bias", None), logit_transform(model.config))
+    return plain._replace(parts=parts, is_prepacked=True)
 
 
 def logits(head: Head, hidden: Tensor) -> Tensor:
     """(M, V) fp32 logits at hidden (M, D)."""
     hidden = hidden.float()
+    multiply = product if head.is_prepacked else F.linear
     with products_of(head.dtype):
-        if head.is_packed:
-            multiply = torch.ops.mkldnn._linear_pointwise
-            z = multiply(hidden, head.weight, head.bias, "none", [], "")
-        else:
-            z = F.linear(hidden, head.weight, head.bias)
+        products = [multiply(hidden, part) for part in head.parts]
+    z = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+    if head.bias is not None:
+        z.add_(head.bias)
     scale, softcap, temperature = head.transform
     if softcap is None:
         return z if scale == temperature else z.mul_(scale / temperature)
@@ -228,7 +231,8 @@ def _slope(z: Tensor, transform: Transform) -> Tensor | float:
 
 
 def _head(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
-    return Head(weight.float(), None if bias is None else bias.float(), transform, weight.dtype)
+    wide_bias = None if bias is None else bias.float()
+    return Head((weight.float(),), wide_bias, transform, weight.dtype)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:

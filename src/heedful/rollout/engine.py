@@ -11,8 +11,9 @@ Shapes: B prompts times n samples, R response tokens, A rows in the batch, V voc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from heedful.models.attention import Cached, KeyValueCache, Packed
 from heedful.models.language_model import hidden_states, hidden_states_at
-from heedful.models.output_head import Head, exponentials_, logits, packed_head
+from heedful.models.output_head import Head, exponentials_, logits, prepacked_head
+from heedful.models.prepacked import prepacked_layers
 
 # Finished rows stay until they are this share of the batch: moving rows costs a copy of the cache,
 # and few prompts are read no faster than many.
@@ -115,12 +117,32 @@ def sample(
         torch.zeros(total, dtype=torch.long, device=device),
         torch.zeros(total, dtype=torch.bool, device=device),
     )
+    choose = partial(pick, temperature=temperature, top_p=top_p, generator=generator)
+    with prepacked_layers(model):
+        _fill(rollout, model, prompts, n, max(1, max_rows // n) * n, ends, choose)
+    longest = max(1, int(rollout.lengths.max()))
+    return rollout._replace(
+        tokens=rollout.tokens[:, :longest], logprobs=rollout.logprobs[:, :longest]
+    )
+
+
+def _fill(
+    rollout: Rollout,
+    model: Any,
+    prompts: list[list[int]],
+    n: int,
+    max_rows: int,
+    ends: tuple[int, ...],
+    choose: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> None:
+    """Writes n responses of every prompt; ``choose`` picks tokens from logits."""
+    device = rollout.tokens.device
     # the longest first: late and short ones fill the gaps
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    num_rows = min(len(prompts), max(1, max_rows // n)) * n
+    num_rows = min(len(prompts) * n, max_rows)
     longest = len(prompts[waiting[-1]])
     cache = KeyValueCache(model.config, num_rows, longest, model.dtype, device)
-    head = packed_head(model)
+    head = prepacked_head(model)
     rows = _Rows.none(device)
     while True:
         if waiting and len(rows.alive) + n <= num_rows:
@@ -128,7 +150,7 @@ def sample(
             chosen = [waiting.pop() for _ in range(count)]
             z = _prefill(model, head, [prompts[i] for i in chosen], cache, n, len(rows.alive))
             new = _Rows.begin(chosen, [len(prompts[i]) for i in chosen], n, device)
-            _record(rollout, new, pick(z, temperature, top_p, generator), ends)
+            _record(rollout, new, choose(z), ends)
             rows = rows.join(new)
         num_alive = int(rows.alive.sum())
         if num_alive == 0 and not waiting:
@@ -141,11 +163,7 @@ def sample(
             cache.keep_rows(num_alive)
         z = logits(head, hidden_states(model, rows.tokens, Cached(cache, rows.slots)))
         rows.slots = rows.slots + rows.alive  # a finished row stays where it is
-        _record(rollout, rows, pick(z, temperature, top_p, generator), ends)
-    longest = max(1, int(rollout.lengths.max()))
-    return rollout._replace(
-        tokens=rollout.tokens[:, :longest], logprobs=rollout.logprobs[:, :longest]
-    )
+        _record(rollout, rows, choose(z), ends)
 
 
 @dataclass
