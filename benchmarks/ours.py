@@ -33,7 +33,7 @@ class Work:
     steps: int
     minibatch_size: int = 0  # episodes; PPO alone
     response_tokens: int = 64  # longest; PPO alone
-    recompute: bool = True  # the rollout's log-probabilities; PPO alone
+    recompute: bool = False  # the rollout's log-probabilities, even if exact; PPO alone
 
 
 class Steps(NamedTuple):
@@ -68,7 +68,7 @@ def settings_of(work: Work, workload: Path, run_dir: Path) -> dict[str, Any]:
                 "minibatch_size": work.minibatch_size,
                 "lr": PPO_LR,
                 "value_lr": PPO_LR,
-                "recompute_logprobs": work.recompute,
+                "recompute_logprobs": work.recompute or "auto",
             },
             "sampling": {"max_new_tokens": work.response_tokens},
             "log_samples_every": 0,

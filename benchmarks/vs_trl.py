@@ -42,7 +42,7 @@ VARIANTS = {
     ("sft", "heedful"): [("bf16",), ("fp32",)],
     ("reward", "heedful"): [("bf16",), ("fp32",)],
     ("generate", "heedful"): [("bf16",), ("fp32",)],
-    ("ppo", "heedful"): [("bf16",), ("bf16", "reuse"), ("fp32",)],
+    ("ppo", "heedful"): [("bf16",), ("bf16", "recompute"), ("fp32",)],
     ("sft", "peer"): list(product(("autocast", "fp32", "bf16"), ("unpacked", "wrapped", "bfd"))),
     ("reward", "peer"): [("autocast",), ("fp32",), ("bf16",)],
     ("generate", "peer"): list(product(("bf16", "fp32"), ("dynamic", "static", "continuous"))),
@@ -274,7 +274,7 @@ def run_training(
         sizes.steps[run.work],
         minibatch_size=sizes.episodes // sizes.minibatches,
         response_tokens=sizes.response_tokens,
-        recompute="reuse" not in run.variant,
+        recompute="recompute" in run.variant,
     )
     child, steps = ours.run(work, directory, place)
     # batches differ a little in their tokens; a run is one pass over the rows, so the mean is right

@@ -326,9 +326,10 @@ class PPO(Section):
     model's (openai/lm-human-preferences: -1)."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.992
     """Decay per iteration of the averaged weights that are published (paper C.4: 0.992)."""
-    recompute_logprobs: bool = True
+    recompute_logprobs: bool | Literal["auto"] = "auto"
     """Recompute the rollout's log-probabilities with the training pass, so that the first ratio is
-    exactly 1; else reuse those of the sampler (faster, off by its rounding)."""
+    exactly 1; false reuses those of the sampler, a pass less but off by its rounding. "auto"
+    measures that in the first iteration and reuses them where the mean ratio is 1."""
 
 
 class PPOConfig(Section):

@@ -27,7 +27,16 @@ POLICY, REWARD_MODEL = nn.Linear(10, 10, bias=False), nn.Linear(10, 3, bias=Fals
 
 
 def of(num_text_tokens: int, **changes) -> dict[str, float]:
-    return speed(PPO(**changes), POLICY, REWARD_MODEL, EPISODES, num_text_tokens, SECONDS)
+    recomputed = changes.pop("recomputed", True)
+    return speed(
+        PPO(**changes),
+        POLICY,
+        REWARD_MODEL,
+        EPISODES,
+        num_text_tokens,
+        SECONDS,
+        recomputed=recomputed,
+    )
 
 
 @pytest.mark.parametrize("recompute", [True, False])
@@ -38,7 +47,7 @@ def test_floating_point_operations_by_hand(recompute: bool, epochs: int, num_tex
     sampled, reference, scored, valued = 10 * 200, 10 * 200, 10 * 60, 10 * 60
     operations = sampled + reference + scored + valued + (10 * 200 if recompute else 0)
     operations += epochs * 10 * (600 + 180) + num_text_tokens * 600
-    values = of(num_text_tokens, recompute_logprobs=recompute, epochs=epochs)
+    values = of(num_text_tokens, recomputed=recompute, epochs=epochs)
     assert values["speed/flops_per_s"] == pytest.approx(operations / 8)
 
 

@@ -16,11 +16,16 @@ from heedful.config import PPO
 from heedful.data.examples import PromptTokens
 from heedful.errors import TrainingError
 from heedful.models.language_model import num_parameters
+from heedful.rollout.engine import Rollout
 from heedful.rollout.experience import Experience
 
 SAMPLES_FILE = "samples.jsonl"
 # At the start policy and reference are the same model: more KL than this per token is a mistake.
 START_KL_PER_TOKEN = 0.02
+# Largest distance from 1 of the mean ratio of two passes of one policy, and largest spread of the
+# ratio: a tenth of the paper's clip.
+RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-4, torch.float16: 5e-4}
+MAX_RATIO_SPREAD = 0.02
 # Warn once when the KL estimate is below this (nats per response) for WARN_ITERATIONS in a row.
 NEGATIVE_KL = -0.05
 WARN_ITERATIONS = 5
@@ -37,6 +42,24 @@ def check_start(experience: Experience) -> None:
             "per token: they must be the same model (is dropout on, or did another tokenizer or "
             "template make the prompts?)"
         )
+
+
+def sampler_is_exact(rollout: Rollout, experience: Experience, dtype: torch.dtype) -> bool:
+    """Whether the sampler's log-probabilities can stand for those of ``experience``, recomputed."""
+    mask = experience.response_mask
+    logs = (experience.logprobs - rollout.logprobs)[mask]
+    spread = float(logs.square().mean().sqrt())
+    return ratio_is_one(float(logs.exp().mean()), spread, len(logs), dtype)
+
+
+def ratio_is_one(mean: float, spread: float, num_tokens: float, dtype: torch.dtype) -> bool:
+    """Whether two passes of one policy agree, by the ratio of their probabilities over tokens.
+
+    ``spread`` is the root mean square of its logarithm: rounding, which a mean over few tokens
+    still shows. It must lie far inside of PPO's clip, and the mean at 1 within what is left of it.
+    """
+    left = 3.0 * spread / math.sqrt(num_tokens)
+    return spread <= MAX_RATIO_SPREAD and abs(mean - 1.0) <= RATIO_TOLERANCE[dtype] + left
 
 
 def describe(experience: Experience) -> dict[str, float]:
@@ -72,17 +95,20 @@ def speed(
     experience: Experience,
     num_text_tokens: int,
     seconds: dict[str, float],
+    *,
+    recomputed: bool,
 ) -> dict[str, float]:
     """Tokens and FLOPs per second of an iteration (2ND forward, 6ND forward and backward).
 
     Tokens are those that the policy is updated on: the episodes once per epoch, and the pretraining
-    text. The tokens of evaluation are not counted, its seconds are.
+    text. The tokens of evaluation are not counted, its seconds are. ``recomputed`` says whether
+    the policy read its own responses once more.
     """
     num_response = float(experience.response_mask.sum())
     num_tokens = num_response + sum(len(prompt) for prompt in experience.prompts)
     large, scalar = num_parameters(policy), num_parameters(reward_model)
     # sampling, the reference, and the policy once more; the reward model and the value function
-    forward = (2 + ppo.recompute_logprobs) * large + 2 * scalar
+    forward = (2 + recomputed) * large + 2 * scalar
     flops = num_tokens * (2 * forward + 6 * ppo.epochs * (large + scalar))
     flops += 6 * num_text_tokens * large
     total_s = sum(seconds.values())

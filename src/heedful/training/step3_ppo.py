@@ -45,6 +45,8 @@ from heedful.training.monitoring import (
     Watch,
     check_start,
     describe,
+    ratio_is_one,
+    sampler_is_exact,
     speed,
     write_samples,
 )
@@ -120,7 +122,10 @@ def train(
             generator=make_generator(config.seed, "rollout", iteration),
         )
         timer.lap("rollout")
-        experience = collect(config, models, batch, rollout, trainer.kl_coef, parts)
+        recomputes = trainer.recomputes(ppo)
+        experience = collect(
+            config, models, batch, rollout, trainer.kl_coef, parts, recompute=recomputes
+        )
         timer.lap("experience")
         if iteration == 0:
             check_start(experience)
@@ -131,12 +136,19 @@ def train(
         timer.lap("optimize")
         trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
         last = describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
+        trainer.trust_sampler(ppo, rollout, experience, last)
         for observer in observers:
             last |= observer(batch, experience)
         timer.lap("observe")
         last |= evaluations.look(models.policy, iteration, timer)
         last |= speed(
-            ppo, models.policy, models.reward_model, experience, num_text_tokens, timer.seconds
+            ppo,
+            models.policy,
+            models.reward_model,
+            experience,
+            num_text_tokens,
+            timer.seconds,
+            recomputed=recomputes,
         )
         last |= timer.metrics() | parts.metrics()
         log.log(iteration, last, of=total)
@@ -185,9 +197,12 @@ def collect(
     rollout: Rollout,
     kl_coef: float,
     parts: Timer | None = None,
+    *,
+    recompute: bool = True,
 ) -> Experience:
     """The experience of one rollout: one packed pass each of reference, reward and value.
 
+    With ``recompute`` one of the policy too, else its log-probabilities are the sampler's.
     ``parts`` gets the seconds of each.
     """
     parts = parts or Timer()
@@ -214,7 +229,7 @@ def collect(
         parts.lap("values")
         scores[group] = final_scores(models.reward_model, sequences)
         parts.lap("score")
-        if config.ppo.recompute_logprobs:
+        if recompute:
             current = response_logprobs(models.policy, sequences, temperature)
             logprobs[group] = to_rows(current, sequences, columns)
             parts.lap("logprobs")
@@ -255,6 +270,7 @@ def _optimize(
     iteration's experience, minibatch by minibatch."""
     ppo = config.ppo
     totals: dict[str, float] = {}
+    first: dict[str, float] = {}
     num_updates, num_text_tokens = 0, 0
     lr = learning_rate(
         iteration,
@@ -288,7 +304,9 @@ def _optimize(
                 )
                 parts.lap("ptx")
             if num_updates == 0:
-                stats["ppo/first_ratio"] = stats["ppo/ratio"]
+                # approx_kl is half of the mean square of the ratio's logarithm
+                spread = math.sqrt(2 * stats["ppo/approx_kl"])
+                first = {"ppo/first_ratio": stats["ppo/ratio"], "ppo/first_spread": spread}
             batch = _rows_of(experience, minibatch.tolist())
             # both gradients are looked at before either network changes
             trainer.value.grad_norm(batch, run_dir, f"{where}, value function")
@@ -299,9 +317,8 @@ def _optimize(
             num_updates += 1
             for key, value in stats.items():
                 totals[key] = totals.get(key, 0.0) + value
-    first = totals.pop("ppo/first_ratio")
     means = {key: value / num_updates for key, value in totals.items()}
-    return means | {"ppo/first_ratio": first, "optim/lr": lr}, num_text_tokens
+    return means | first | {"optim/lr": lr}, num_text_tokens
 
 
 def _accumulate(
@@ -379,6 +396,7 @@ class _Trainer:
     ema: Tensor
     kl_coef: float
     fingerprint: str
+    trusts_sampler: bool | None = None  # whether its log-probabilities are exact; None: not known
 
     @classmethod
     def build(cls, config: PPOConfig, models: Models, fingerprint: str) -> _Trainer:
@@ -388,6 +406,29 @@ class _Trainer:
         ]
         ema = optimizers[0].master.data.clone()
         return cls(optimizers[0], optimizers[1], ema, config.ppo.kl_coef, fingerprint)
+
+    def recomputes(self, ppo: PPO) -> bool:
+        """Whether the policy reads its own responses before it is updated on them."""
+        if ppo.recompute_logprobs != "auto":
+            return ppo.recompute_logprobs
+        return not self.trusts_sampler
+
+    def trust_sampler(
+        self, ppo: PPO, rollout: Rollout, experience: Experience, metrics: dict[str, float]
+    ) -> None:
+        """Looks whether the sampler's log-probabilities are those of training.
+
+        At first both are known; from then on the first minibatch, where the ratio should be 1,
+        is the test. A sampler that failed it is not trusted again.
+        """
+        dtype = self.policy.weights.dtype
+        if self.trusts_sampler is None:
+            self.trusts_sampler = sampler_is_exact(rollout, experience, dtype)
+        elif self.trusts_sampler:
+            share = min(1.0, ppo.minibatch_size / len(experience.scores))
+            num_tokens = share * float(experience.response_mask.sum())
+            mean, spread = metrics["ppo/first_ratio"], metrics["ppo/first_spread"]
+            self.trusts_sampler = ratio_is_one(mean, spread, num_tokens, dtype)
 
     def average(self, decay: float, iteration: int) -> None:
         """Moves the averaged weights towards the current ones, once per iteration.
@@ -412,6 +453,7 @@ class _Trainer:
         self.value.load_state_dict(state["value"])
         self.ema.copy_(state["ema"])
         self.kl_coef = state["kl_coef"]
+        self.trusts_sampler = state.get("trusts_sampler")
         return state["step"]
 
     def state_dict(self) -> dict[str, Any]:
@@ -420,6 +462,7 @@ class _Trainer:
             "value": self.value.state_dict(),
             "ema": self.ema,
             "kl_coef": self.kl_coef,
+            "trusts_sampler": self.trusts_sampler,
             "fingerprint": self.fingerprint,
         }
 
