@@ -15,3 +15,24 @@ def test_linux_counts_kib_and_macos_bytes(monkeypatch, platform: str, counted: i
     monkeypatch.setattr(memory.resource, "getrusage", lambda who: usage)
     monkeypatch.setattr(memory.sys, "platform", platform)
     assert memory.peak_gib() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("own", "malloc", "kept"),
+    [
+        (None, None, "128"),
+        ("7", None, "7"),
+        (None, "default", None),
+    ],
+)
+def test_few_kernels_are_kept_unless_somebody_says_otherwise(monkeypatch, own, malloc, kept):
+    asked = []
+    libc = types.SimpleNamespace(mallopt=lambda name, value: asked.append(name) or 1)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    for name, value in (("ONEDNN_PRIMITIVE_CACHE_CAPACITY", own), ("HEEDFUL_MALLOC", malloc)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert memory.tune_allocator() == (malloc is None) == bool(asked)
+    assert memory.os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept

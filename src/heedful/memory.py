@@ -15,11 +15,20 @@ import sys
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEEP_BYTES = 2**31 - 1
 GROW_BYTES = 64 * 2**20
+# Products of other shapes are other kernels to oneDNN, some 0.4 MiB each, and batches differ in
+# length; what is used again is used at once, in the next layer. By itself it keeps 1,024 of them.
+KERNELS = "128"
 
 
 def tune_allocator() -> bool:
-    """Asks glibc to keep freed memory and never to map single blocks; True where it took it."""
-    if sys.platform != "linux" or os.environ.get("HEEDFUL_MALLOC") == "default":
+    """Asks glibc to keep freed memory and never to map single blocks; True where it took it.
+
+    And oneDNN, which reads it at its first product, to keep few kernels.
+    """
+    if os.environ.get("HEEDFUL_MALLOC") == "default":
+        return False
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
+    if sys.platform != "linux":
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
