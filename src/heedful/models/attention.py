@@ -33,7 +33,7 @@ MAX_MATMUL_LENGTH = 512
 BUCKET_RATIO = 0.8
 MIN_BUCKET_ROWS = 8
 # By how many slots a cache grows: attention looks at all of them, and growing copies the cache.
-SLOTS_AT_A_TIME = 32
+SLOTS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
