@@ -31,8 +31,8 @@ def test_few_kernels_are_kept_unless_somebody_says_otherwise(monkeypatch, own, m
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: libc)
     monkeypatch.setattr(memory.sys, "platform", "linux")
     for name, value in (("ONEDNN_PRIMITIVE_CACHE_CAPACITY", own), ("HEEDFUL_MALLOC", malloc)):
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value or "")  # so that it is as it was afterwards
+        if value is None:
+            monkeypatch.delenv(name)
     assert memory.tune_allocator() == (malloc is None) == bool(asked)
     assert memory.os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept

@@ -329,7 +329,7 @@ class PPO(Section):
     recompute_logprobs: bool | Literal["auto"] = "auto"
     """Recompute the rollout's log-probabilities with the training pass, so that the first ratio is
     exactly 1; false reuses those of the sampler, a pass less but off by its rounding. "auto"
-    measures that in the first iteration and reuses them where the mean ratio is 1."""
+    measures that in the first iteration and reuses them where they differ by rounding alone."""
 
 
 class PPOConfig(Section):

@@ -1,4 +1,4 @@
-"""The pages of a task while their script is still on its way."""
+"""The pages of a task while their script is still on its way, after a way back, and again."""
 
 from __future__ import annotations
 
@@ -50,3 +50,57 @@ def test_a_form_that_is_sent_before_the_script_has_come_is_kept(begin):
     page.get_by_role("button", name="Submit and next").click(no_wait_after=True)
     expect(page.get_by_text("Submitted.")).to_be_visible()
     assert page.url.split("?")[0] != address.split("?")[0]
+
+
+def test_a_screening_text_that_is_typed_before_the_script_has_come_is_saved(
+    furnished, open_browser, log_in
+):
+    page = open_browser()
+    log_in(page, furnished.url, "liv")
+    page.get_by_role("link", name="Answers, at work").click()
+    page.get_by_role("link", name="To the test").click()
+    held: list = []
+    page.route("**/static/screening.js", lambda route: held.append(route))
+    page.get_by_role("link", name="demonstration").click(no_wait_after=True)
+    page.get_by_label("Your response").fill("Typed at once.")
+    held[0].continue_()
+    expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
+
+
+def test_the_way_back_shows_what_the_server_has_and_says_so(furnished, open_browser, log_in):
+    page = open_browser()
+    log_in(page, furnished.url, "lea")
+    page.get_by_role("link", name="Answers, fast").click()
+    page.get_by_role("button", name="Write a demonstration").click()
+    response = page.get_by_label("Your response")
+    page.wait_for_load_state()
+    response.fill("What was saved.")
+    expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
+    page.route("**/draft", lambda route: route.abort())
+    response.fill("What never arrived.")
+    expect(page.locator("#saved")).to_contain_text("Not saved: no connection")
+    page.goto(furnished.url)
+    page.unroute("**/draft")
+    page.go_back()
+    expect(response).to_have_value("What was saved.")
+    expect(page.locator("#saved")).to_contain_text("Draft saved")
+
+
+def test_a_page_that_comes_back_counts_the_seconds_on(furnished, open_browser, log_in):
+    page = open_browser()
+    log_in(page, furnished.url, "lea")
+    page.get_by_role("link", name="Answers, strict").click()
+    page.get_by_role("button", name="Rate and rank").click()
+    page.wait_for_load_state()
+    counted = "Number(document.querySelector('[name=active_s]').value)"
+    while page.evaluate(counted) < 2:
+        page.mouse.wheel(0, 10)
+        page.wait_for_timeout(200)
+    page.evaluate("document.getElementById('work').noValidate = true")
+    page.get_by_role("button", name="Submit and next").click()
+    expect(page.get_by_text("This is not complete yet")).to_be_visible()
+    assert page.evaluate(counted) >= 2
+    page.wait_for_load_state()
+    while page.evaluate(counted) < 4:
+        page.mouse.wheel(0, 10)
+        page.wait_for_timeout(200)

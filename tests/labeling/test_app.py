@@ -114,6 +114,16 @@ def test_a_form_that_comes_back_counts_the_time_on(house, completions_file):
     assert row.active_s == 61
 
 
+def test_a_draft_saved_by_the_button_counts_the_time_on(house, completions_file):
+    house.load(completions_file)
+    house.person("lea")
+    lea = house.browser("lea")
+    page = house.begin(lea, "ranking")
+    action, save = action_of(page), action_of(page, "save")
+    page = lea.post(save, page.form(action) | {"active_s": "240", "notes": "so far"})
+    assert page.form(action)["active_s"] == "240" and page.form(action)["notes"] == "so far"
+
+
 def test_a_second_doubt_keeps_the_first(house, completions_file):
     house.load(completions_file)
     house.person("lea")

@@ -409,7 +409,9 @@ def test_a_new_token_is_no_likely_one_where_all_logits_are_low(tiny_model, token
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_prepacked_head_is_made_of_bf16_weights_and_loses_no_digits(head):
+@pytest.mark.parametrize("cells", [2**24, 200])  # at once, and by a few rows
+def test_a_prepacked_head_is_made_of_bf16_weights_and_loses_no_digits(head, cells, monkeypatch):
+    monkeypatch.setattr(output_head, "PREPACK_CELLS", cells)
     model = new_language_model(HEADS[head], seed=0).to(torch.bfloat16)
     output = model.get_output_embeddings()
     if head == "bias":
@@ -425,5 +427,6 @@ def test_a_prepacked_head_is_made_of_bf16_weights_and_loses_no_digits(head):
             z = transform.softcap * torch.tanh(z / transform.softcap)
         packed = output_head.prepacked_head(model)
         assert packed.is_prepacked and not output_head.output_head(model).is_prepacked
+        assert (len(packed.parts) > 1) == (cells == 200)
         with torch.no_grad():
             assert_close(logits(packed, hidden), z.float(), rtol=1e-5, atol=1e-5)

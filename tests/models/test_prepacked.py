@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -60,3 +64,51 @@ def test_an_error_leaves_no_copies_behind(tiny_model):
     with pytest.raises(KeyError), prepacked.prepacked_layers(model):
         raise KeyError
     assert not any("forward" in vars(one) for one in model.modules())
+
+
+def test_an_error_while_they_are_made_leaves_no_copies_behind(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+    cast_weights(model, torch.bfloat16)
+    made = []
+
+    def prepack(weight):
+        made.append(weight)
+        if len(made) == 3:
+            raise MemoryError
+        return weight
+
+    monkeypatch.setattr(prepacked, "prepacked", prepack)
+    with pytest.raises(MemoryError), prepacked.prepacked_layers(model):
+        pytest.fail("nothing should run without its layers")
+    assert len(made) == 3 and not any("forward" in vars(one) for one in model.modules())
+
+
+def test_a_forward_that_somebody_has_put_in_stays(tiny_model):
+    model = tiny_model("llama")
+    cast_weights(model, torch.bfloat16)
+    layer = model.base_model.layers[0].self_attn.q_proj
+    layer.forward = forward = lambda hidden: torch.zeros_like(hidden)
+    with prepacked.prepacked_layers(model):
+        assert layer.forward is forward
+        assert "forward" in vars(model.base_model.layers[0].self_attn.k_proj)
+    assert layer.forward is forward
+
+
+def test_a_processor_without_bf16_samples_as_before(tmp_path):
+    """In a process of its own: oneDNN looks at its processor once."""
+    code = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from heedful.models.prepacked import can_prepack
+from heedful.rollout.engine import sample
+config = LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                     num_attention_heads=2, attn_implementation="heedful")
+model = LlamaForCausalLM(config).to(torch.bfloat16)
+print(can_prepack(model.lm_head.weight), sample(model, [[3, 4]], max_new_tokens=3, eos=1, pad=0))
+"""
+    settings = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=settings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("False Rollout")

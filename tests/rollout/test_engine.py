@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch.testing import assert_close
 
+from heedful.models import prepacked
 from heedful.models.language_model import cast_weights
 from heedful.rollout import engine
 from heedful.rollout.engine import end_tokens, pick, sample
@@ -243,6 +246,41 @@ def test_a_pick_is_where_the_running_sum_passes_the_uniform_number(size):
     assert edges.sum() < 5
     assert tokens.numpy()[~edges].tolist() == expected[~edges].tolist()
     assert (weights[np.arange(50), tokens.numpy()] > 0).all()
+
+
+def test_the_largest_uniform_number_draws_the_last_token_that_can_be(monkeypatch):
+    largest = torch.full((40, 1), 1.0 - 2.0**-24)
+    monkeypatch.setattr(torch, "rand", lambda *size, **settings: largest)
+    z = torch.randn(40, 1000, generator=torch.Generator().manual_seed(0))
+    z[:, 990:] = -math.inf
+    tokens, _ = pick(z, 1.0, 1.0, None)
+    assert ((tokens >= 985) & (tokens < 990)).all()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_show_in_the_logprobs(top_p, bad):
+    z = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    z[1, 20] = bad
+    tokens, logprobs = pick(z, 1.0, top_p, torch.Generator().manual_seed(0))
+    assert ((tokens >= 0) & (tokens < 50)).all()
+    assert torch.isfinite(logprobs).tolist() == [True, False, True]
+
+
+@torch.no_grad()
+def test_bf16_layers_multiply_by_prepacked_weights_while_it_samples(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+    cast_weights(model, torch.bfloat16)
+    calls = []
+    plain = prepacked.product
+
+    def product(hidden, weight, bias=None):
+        calls.append(weight)
+        return plain(hidden, weight, bias)
+
+    monkeypatch.setattr(prepacked, "product", product)
+    sample(model, [[5, 6]], max_new_tokens=3, eos=NEVER, pad=PAD)
+    assert len(calls) > 3  # those of the layers; the head has its own name for it
 
 
 @torch.no_grad()

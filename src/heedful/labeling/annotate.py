@@ -114,13 +114,16 @@ def _next(request: Request, project_id: int, kind: str, note: str = "") -> Respo
     return go(f"/work/{work.id}{note}")
 
 
-def show_work(request: Request, assignment_id: str, done: str = "", what: str = "") -> Response:
-    """The page of one task."""
+def show_work(
+    request: Request, assignment_id: str, done: str = "", what: str = "", active_s: str = ""
+) -> Response:
+    """The page of one task; it counts on from the seconds of work that the page before it had."""
     work = _work(request, assignment_id)
     if work.state not in ("leased", "expired"):
         return go(f"/projects/{work.project_id}?done={assignment_id}&what={work.state}")
     draft = work.draft if isinstance(work.draft, dict) else {}
-    return _work_page(request, work, draft, done=_done(request, done, what))
+    fields = draft | {"active_s": active_s}
+    return _work_page(request, work, fields, done=_done(request, done, what))
 
 
 def _work(request: Request, assignment_id: str) -> Work:
@@ -218,7 +221,9 @@ def submit(request: Request, assignment_id: str) -> Response:
 
 def save(request: Request, assignment_id: str) -> Response:
     """Keeps the form as a draft, for browsers without our script."""
-    return _keep_then(request, assignment_id, lambda: go(f"/work/{assignment_id}"))
+    seconds = active_s_of(texts_of(request))
+    counted = "" if seconds is None else f"?active_s={seconds:.0f}"
+    return _keep_then(request, assignment_id, lambda: go(f"/work/{assignment_id}{counted}"))
 
 
 def skip(request: Request, assignment_id: str) -> Response:

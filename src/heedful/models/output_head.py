@@ -18,8 +18,8 @@ from heedful.models.prepacked import can_prepack, prepacked, product
 
 # Logits that exist at one time: 32 MiB of fp32.
 LOGIT_CELLS = 8 * 2**20
-# Cells of the weight that are prepacked at a time: 16 MiB of fp32.
-PREPACK_CELLS = 4 * 2**20
+# Cells of the weight that are prepacked at a time: 64 MiB of fp32.
+PREPACK_CELLS = 16 * 2**20
 
 
 class Transform(NamedTuple):

@@ -20,9 +20,10 @@ MAX_LAYER_BYTES = 2**30
 
 
 def can_prepack(weight: Tensor) -> bool:
-    """Whether it is worth it: in bf16 on the CPU. Other products may be another library's."""
+    """Whether it is worth it and can be done: in bf16, on a processor on which oneDNN does that."""
     is_ours = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-    return is_ours and torch.backends.mkldnn.is_available()
+    is_there = is_ours and torch.backends.mkldnn.is_available()
+    return is_there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def prepacked(weight: Tensor) -> Tensor:
@@ -40,15 +41,17 @@ def prepacked_layers(model: Any) -> Iterator[None]:
     """The linear layers of a model, but its head, multiply by copies of their weights as of now.
 
     The copies take the memory of these weights once more, and are made only up to MAX_LAYER_BYTES.
+    A layer that somebody has given a forward of its own keeps it.
     """
     head = model.get_output_embeddings()
     linear = [one for one in model.modules() if type(one) is nn.Linear and one is not head]
-    layers = [one for one in linear if can_prepack(one.weight)]
+    layers = [one for one in linear if can_prepack(one.weight) and "forward" not in vars(one)]
     if sum(one.weight.nbytes for one in layers) > MAX_LAYER_BYTES:
         layers = []
-    for layer in layers:
-        vars(layer)["forward"] = partial(product, weight=prepacked(layer.weight), bias=layer.bias)
     try:
+        for layer in layers:
+            mine = partial(product, weight=prepacked(layer.weight), bias=layer.bias)
+            vars(layer)["forward"] = mine
         yield
     finally:
         for layer in layers:

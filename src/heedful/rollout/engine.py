@@ -269,20 +269,21 @@ def _inverse_cdf(weights: Tensor, generator: torch.Generator | None) -> Tensor:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
     uniform = torch.rand(len(weights), 1, generator=generator, device=weights.device)
     block, rest = _locate(sums, uniform * sums.sum(-1, keepdim=True))
-    tokens = block * width + torch.arange(width, device=weights.device)
-    inside = weights.gather(1, tokens.clamp(max=weights.shape[1] - 1))
-    inside.masked_fill_(tokens >= weights.shape[1], 0.0)
-    return (block * width + _locate(inside, rest)[0])[:, 0]
+    last = weights.shape[1] - 1  # once more in the cells past it, where nothing is to be found
+    tokens = (block * width + torch.arange(width, device=weights.device)).clamp_(max=last)
+    return tokens.gather(1, _locate(weights.gather(1, tokens), rest)[0])[:, 0]
 
 
 def _locate(weights: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
     """(A, 1) where point (A, 1) falls among weights (A, C) laid end to end, and how far into it.
 
     A weight of 0 has no room and is never found, nor is anything past the last that has some.
+    Among weights that are no numbers it is the last: whoever looks at log-probabilities will see.
     """
     ends = weights.cumsum(-1)
     before_end = torch.nextafter(ends[:, -1:], torch.zeros_like(point))
     found = torch.searchsorted(ends, torch.minimum(point, before_end), right=True)
+    found.clamp_(max=weights.shape[1] - 1)
     return found, (point - (ends - weights).gather(1, found)).clamp_(min=0.0)
 
 

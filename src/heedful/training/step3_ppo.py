@@ -419,16 +419,19 @@ class _Trainer:
         """Looks whether the sampler's log-probabilities are those of training.
 
         At first both are known; from then on the first minibatch, where the ratio should be 1,
-        is the test. A sampler that failed it is not trusted again.
+        is the test. Where it fails, the next iteration knows both again.
         """
         dtype = self.policy.weights.dtype
+        if ppo.recompute_logprobs != "auto":
+            return
         if self.trusts_sampler is None:
             self.trusts_sampler = sampler_is_exact(rollout, experience, dtype)
         elif self.trusts_sampler:
             share = min(1.0, ppo.minibatch_size / len(experience.scores))
             num_tokens = share * float(experience.response_mask.sum())
             mean, spread = metrics["ppo/first_ratio"], metrics["ppo/first_spread"]
-            self.trusts_sampler = ratio_is_one(mean, spread, num_tokens, dtype)
+            if not ratio_is_one(mean, spread, num_tokens, dtype):
+                self.trusts_sampler = None
 
     def average(self, decay: float, iteration: int) -> None:
         """Moves the averaged weights towards the current ones, once per iteration.
@@ -453,7 +456,7 @@ class _Trainer:
         self.value.load_state_dict(state["value"])
         self.ema.copy_(state["ema"])
         self.kl_coef = state["kl_coef"]
-        self.trusts_sampler = state.get("trusts_sampler")
+        self.trusts_sampler = state["trusts_sampler"]
         return state["step"]
 
     def state_dict(self) -> dict[str, Any]:

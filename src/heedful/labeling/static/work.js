@@ -40,8 +40,8 @@ function fields(of = form) {
   return found;
 }
 
-// What the server put into the form: somebody may have typed before this script had come, and a
-// browser may fill a page that is loaded again with what stood in it before.
+// What the server put into the form: somebody may have typed before this script had come. (The form
+// says autocomplete="off", so that no browser fills it with what stood in it at an earlier time.)
 function served() {
   const untouched = form.cloneNode(true);
   untouched.reset();
