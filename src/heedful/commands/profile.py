@@ -86,7 +86,7 @@ def labels_of(command: str) -> list[Label]:
         *([] if command == "pretrain" else [Label(step, "make_sequences", "data")]),
         Label(TextRows, "draw", "data"),
         Label(torch.Tensor, "backward", "backward"),
-        *(Label(Adam, name, "optimizer") for name in ("collect", "grad_norm", "step")),
+        *(Label(Adam, name, "optimizer") for name in ("grad_norm", "step")),
         Label(step, validate, "validate"),
         Label(step, "save_state", "save"),
     ]

@@ -22,10 +22,11 @@ NON_FINITE_FILE = "non_finite_batch.pt"
 class Adam:
     """AdamW on fp32 master weights, flat, for a model that computes in fp32 or bf16.
 
-    All trainable weights live in one buffer of the compute dtype, all gradients in another; the
-    model's parameters are views. ``collect``, called after every backward pass, adds its gradients
-    to an fp32 sum, so micro-batches lose nothing to bf16; ``step`` clips that sum and updates the
-    masters. Without fp32 masters, updates at PPO's learning rates would round away.
+    All trainable weights live in one buffer of the compute dtype, of which the model's parameters
+    are views; in fp32 it is the masters themselves. A backward pass adds every gradient to an fp32
+    sum as soon as it is known, so micro-batches lose nothing to bf16, and bf16 gradients never
+    exist all at once; ``step`` clips that sum and updates the masters. Without fp32 masters,
+    updates at PPO's learning rates would round away.
     """
 
     def __init__(
@@ -44,28 +45,42 @@ class Adam:
         self.max_grad_norm = max_grad_norm
         first = named[0][1]
         total = sum(self.sizes)
-        self.weights = torch.empty(total, dtype=first.dtype, device=first.device)
-        self.grads = torch.zeros_like(self.weights)
         self.master = nn.Parameter(torch.empty(total, dtype=torch.float32, device=first.device))
+        self.weights = self.master.data
+        if first.dtype != torch.float32:
+            self.weights = torch.empty(total, dtype=first.dtype, device=first.device)
         self.collected = torch.zeros_like(self.master)  # the sum of gradients
         self.master.grad = self.collected
-        start = 0
-        for _, parameter in named:
-            part = slice(start, start + parameter.numel())
-            view = self.weights[part].view(parameter.shape)
+        self._hooks = []
+        weights, sums = self.weights.split(self.sizes), self.collected.split(self.sizes)
+        for parameter, own, total_grad in zip(self.parameters, weights, sums, strict=True):
+            view = own.view(parameter.shape)
             view.copy_(parameter.data)
             parameter.data = view
-            parameter.grad = self.grads[part].view(parameter.shape)
-            start = part.stop
-        self.master.data.copy_(self.weights)
+            self._collect_of(parameter, total_grad.view(parameter.shape))
+        if not self._is_fp32:
+            self.master.data.copy_(self.weights)
         self._adam = torch.optim.AdamW(
             [self.master], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
-    def collect(self) -> None:
-        """Moves the gradients of the last backward pass into the fp32 sum."""
-        self.collected.add_(self.grads)
-        self.grads.zero_()
+    @property
+    def _is_fp32(self) -> bool:
+        return self.weights.dtype == torch.float32
+
+    def _collect_of(self, parameter: Tensor, sums: Tensor) -> None:
+        """Has backward passes add the gradients of a parameter to ``sums``."""
+        if self._is_fp32:
+            parameter.grad = sums
+            return
+
+        def add(of: Tensor) -> None:
+            assert of.grad is not None  # it has just been made
+            sums.add_(of.grad)
+            of.grad = None
+
+        parameter.grad = None
+        self._hooks.append(parameter.register_post_accumulate_grad_hook(add))
 
     def grad_norm(self, batch: Any, run_dir: Path, where: str) -> float:
         """The norm of the collected sum.
@@ -118,10 +133,13 @@ class Adam:
 
     def sync(self) -> None:
         """Copies the masters into the model."""
-        self.weights.copy_(self.master.data)
+        if not self._is_fp32:
+            self.weights.copy_(self.master.data)
 
     def release(self, master: Tensor | None = None) -> None:
         """Hands the model its masters (or ``master``) as fp32 weights: ready to be published."""
+        for hook in self._hooks:
+            hook.remove()
         source = self.master.data if master is None else master
         for parameter, part in zip(self.parameters, source.split(self.sizes), strict=True):
             parameter.data = part.view(parameter.shape)

@@ -6,7 +6,7 @@ M response tokens in all, R longest response.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,13 +175,12 @@ def accumulate_text(
     run_dir: Path,
     where: str,
     weight: float = 1.0,
-    collect: Callable[[], None] = lambda: None,
     timer: Timer | None = None,
 ) -> float:
     """The per-token mean loss of rows (N, T); adds ``weight`` times its gradient to the model's.
 
-    Text goes through the model in micro-batches, with ``collect`` called after each; the division
-    by the global count makes their sum the gradient of the one big batch. ``timer`` gets laps.
+    Text goes through the model in micro-batches; the division by the global count makes their sum
+    the gradient of the one big batch. ``timer`` gets laps.
     """
     timer = timer or Timer()
     count = rows.shape[0] * (rows.shape[1] - 1)
@@ -193,7 +192,6 @@ def accumulate_text(
         require_finite(loss, part, run_dir, where)
         timer.lap("forward")
         (weight * loss).backward()
-        collect()
         timer.lap("backward")
         total += float(loss.detach())
     return total

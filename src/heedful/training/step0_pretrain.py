@@ -56,7 +56,6 @@ def train(
             config.compute.tokens_per_microbatch,
             run_dir,
             where,
-            collect=optimizer.collect,
             timer=timer,
         )
         lr = lr_at(optim, step, num_steps)

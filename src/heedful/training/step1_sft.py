@@ -146,7 +146,6 @@ def _update(
         require_finite(loss, part, run_dir, where)
         timer.lap("forward")
         ((1 - mix) * loss).backward()
-        optimizer.collect()
         timer.lap("backward")
         loss_total += float(loss.detach())
     stats = {"sft/loss": loss_total}
@@ -162,7 +161,6 @@ def _update(
             run_dir,
             where,
             weight=mix,
-            collect=optimizer.collect,
             timer=timer,
         )
         num_tokens += rows.numel()

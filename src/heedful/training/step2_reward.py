@@ -218,7 +218,6 @@ def _update(
         require_finite(loss, part, run_dir, where)
         timer.lap("forward")
         loss.backward()
-        optimizer.collect()
         timer.lap("backward")
         totals["loss"] += float(loss.detach())
         for key in ("num_correct", "num_pairs", "num_tokens"):

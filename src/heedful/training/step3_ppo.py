@@ -300,7 +300,6 @@ def _optimize(
                     run_dir,
                     where,
                     weight=ppo.ptx_coef,
-                    collect=trainer.policy.collect,
                 )
                 parts.lap("ptx")
             if num_updates == 0:
@@ -354,7 +353,6 @@ def _accumulate(
         saved = _rows_of(experience, chosen)
         require_finite(loss_sum, saved, run_dir, f"{where}, policy")
         (loss_sum / num_tokens).backward()
-        trainer.policy.collect()
         values = response_values(models.value_function, batch)
         value_sum, value_stats = value_loss(
             to_rows(values, batch, columns),
@@ -365,7 +363,6 @@ def _accumulate(
         )
         require_finite(value_sum, saved, run_dir, f"{where}, value function")
         (ppo.vf_coef * value_sum / num_tokens).backward()
-        trainer.value.collect()
         parts = {
             "ppo/policy_loss": loss_sum.detach(),
             "ppo/value_loss": value_sum.detach(),
