@@ -61,7 +61,7 @@ def test_a_screening_text_that_is_typed_before_the_script_has_come_is_saved(
     page.get_by_role("link", name="To the test").click()
     held: list = []
     page.route("**/static/screening.js", lambda route: held.append(route))
-    page.get_by_role("link", name="demonstration").click(no_wait_after=True)
+    page.get_by_role("link", name="writing a response").click(no_wait_after=True)
     page.get_by_label("Your response").fill("Typed at once.")
     held[0].continue_()
     expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
@@ -80,7 +80,6 @@ def test_the_way_back_shows_what_the_server_has_and_says_so(furnished, open_brow
     response.fill("What never arrived.")
     expect(page.locator("#saved")).to_contain_text("Not saved: no connection")
     page.goto(furnished.url)
-    page.unroute("**/draft")
     page.go_back()
     expect(response).to_have_value("What was saved.")
     expect(page.locator("#saved")).to_contain_text("Draft saved")

@@ -92,7 +92,13 @@ def words(command: str, files: Path, run_dir: Path) -> list[str]:
         ],
         "ppo": [
             *(policy, reward, f"--data.prompts={prompts}", f"--data.text={text}"),
-            *("--row_tokens=16", "--ppo.ptx_coef=1", "--ppo.episodes=32", "--ppo.batch_size=8"),
+            *(
+                "--row_tokens=16",
+                "--ppo.ptx_coef=1",
+                "--ppo.recompute_logprobs=true",
+                "--ppo.episodes=32",
+                "--ppo.batch_size=8",
+            ),
             *("--ppo.minibatch_size=4", "--sampling.max_new_tokens=4", "--log.save_every=0"),
         ],
         "sample": [
