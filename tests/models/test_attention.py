@@ -34,12 +34,14 @@ def padded_hidden(model, sequences: list[list[int]]) -> torch.Tensor:
     return output.last_hidden_state[real.bool()]
 
 
-@pytest.fixture(params=["buckets", "sdpa"])
+@pytest.fixture(params=["buckets", "weights made again", "sdpa"])
 def path(request, monkeypatch):
-    """Both ways on the CPU: batched matmuls over buckets, and scaled_dot_product_attention."""
+    """The ways on the CPU: batched matmuls over buckets, and scaled_dot_product_attention."""
     monkeypatch.setattr(attention, "MIN_BUCKET_ROWS", 3)  # several buckets
     if request.param == "sdpa":
         monkeypatch.setattr(attention, "MAX_MATMUL_LENGTH", 0)
+    if request.param == "weights made again":
+        monkeypatch.setattr(attention, "MAX_KEPT_LENGTH", 0)
     return request.param
 
 

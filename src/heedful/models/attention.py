@@ -28,7 +28,10 @@ from heedful.errors import ModelError
 
 NAME = "heedful"
 # Rows above this length go through scaled_dot_product_attention, which never holds (L, L) weights.
-MAX_MATMUL_LENGTH = 512
+MAX_MATMUL_LENGTH = 2048
+# Attention weights of rows up to this length are kept for the backward pass, others made again:
+# they grow with the square of the length.
+MAX_KEPT_LENGTH = 512
 # A bucket takes rows down to this share of its longest row: few buckets, little padding.
 BUCKET_RATIO = 0.8
 MIN_BUCKET_ROWS = 8
@@ -294,9 +297,14 @@ class _BucketAttention(torch.autograd.Function):
             weights = _weights(queries, keys, bucket, options)  # (N * H, L, P + L)
             mixed = _to_cells(torch.bmm(weights, values), heads)
             out[bucket.tokens] = mixed.index_select(0, bucket.scatter)
-            saved += [queries, keys, values, weights]
+            saved += [
+                queries,
+                keys,
+                values,
+                weights if weights.shape[-1] <= MAX_KEPT_LENGTH else None,
+            ]
         ctx.save_for_backward(*saved)
-        ctx.buckets, ctx.scale, ctx.shapes = buckets, options.scale, (q.shape, k.shape)
+        ctx.buckets, ctx.options, ctx.shapes = buckets, options, (q.shape, k.shape)
         return out
 
     @staticmethod
@@ -305,6 +313,8 @@ class _BucketAttention(torch.autograd.Function):
         grads = [grad.new_zeros(num_tokens, heads, size) for _ in range(3)]
         for i, bucket in enumerate(ctx.buckets):
             q, k, v, weights = ctx.saved_tensors[4 * i : 4 * i + 4]
+            if weights is None:
+                weights = _weights(q, k, bucket, ctx.options)
             # query cells past a row's end repeat a real token: their gradient is zero, not repeated
             flat = grad.new_zeros(len(bucket.queries), heads, size)
             flat[bucket.scatter] = grad[bucket.tokens]
@@ -313,7 +323,7 @@ class _BucketAttention(torch.autograd.Function):
             grad_scores = torch._softmax_backward_data(  # pyright: ignore[reportPrivateImportUsage]
                 grad_weights, weights, -1, weights.dtype
             )
-            grad_scores.mul_(ctx.scale)
+            grad_scores.mul_(ctx.options.scale)
             parts = (
                 (bucket.queries, torch.bmm(grad_scores, k)),
                 (bucket.keys, torch.bmm(grad_scores.transpose(1, 2), q)),
