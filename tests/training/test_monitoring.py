@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -28,15 +30,8 @@ POLICY, REWARD_MODEL = nn.Linear(10, 10, bias=False), nn.Linear(10, 3, bias=Fals
 
 def of(num_text_tokens: int, **changes) -> dict[str, float]:
     recomputed = changes.pop("recomputed", True)
-    return speed(
-        PPO(**changes),
-        POLICY,
-        REWARD_MODEL,
-        EPISODES,
-        num_text_tokens,
-        SECONDS,
-        recomputed=recomputed,
-    )
+    models = types.SimpleNamespace(policy=POLICY, reward_model=REWARD_MODEL)
+    return speed(PPO(**changes), models, EPISODES, num_text_tokens, SECONDS, recomputed)
 
 
 @pytest.mark.parametrize("recompute", [True, False])

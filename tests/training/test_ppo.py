@@ -23,7 +23,8 @@ from heedful.rollout.engine import sample
 from heedful.training import loop, step3_ppo
 from heedful.training.checkpoint import publish
 from heedful.training.loop import NON_FINITE_FILE, Adam, derive_seed
-from heedful.training.monitoring import Watch, ratio_is_one
+from heedful.training.monitoring import Watch
+from heedful.training.sampler_trust import ratio_is_one
 from heedful.training.step3_ppo import Models, num_iterations, train
 
 VOCABULARY, EOS, PAD, GOOD = 20, 0, 1, 7

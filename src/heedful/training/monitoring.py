@@ -16,16 +16,11 @@ from heedful.config import PPO
 from heedful.data.examples import PromptTokens
 from heedful.errors import TrainingError
 from heedful.models.language_model import num_parameters
-from heedful.rollout.engine import Rollout
 from heedful.rollout.experience import Experience
 
 SAMPLES_FILE = "samples.jsonl"
 # At the start policy and reference are the same model: more KL than this per token is a mistake.
 START_KL_PER_TOKEN = 0.02
-# Of the ratio between two passes of one policy: the largest distance of its mean from 1, and its
-# largest spread, for bf16 a tenth of the paper's clip.
-RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-4, torch.float16: 5e-4}
-MAX_RATIO_SPREAD = {torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 0.02}
 # Warn once when the KL estimate is below this (nats per response) for WARN_ITERATIONS in a row.
 NEGATIVE_KL = -0.05
 WARN_ITERATIONS = 5
@@ -42,34 +37,6 @@ def check_start(experience: Experience) -> None:
             "per token: they must be the same model (is dropout on, or did another tokenizer or "
             "template make the prompts?)"
         )
-
-
-def sampler_is_exact(rollout: Rollout, experience: Experience, dtype: torch.dtype) -> bool:
-    """Whether the sampler's log-probabilities can stand for those of ``experience``, recomputed."""
-    mask = experience.response_mask
-    logs = (experience.logprobs - rollout.logprobs)[mask]
-    mean, spread = float(logs.exp().mean()), float(logs.square().mean().sqrt())
-    is_exact = ratio_is_one(mean, spread, len(logs), dtype)
-    if not is_exact:
-        print(
-            f"the sampler's log-probabilities are not those of training (mean ratio {mean:.5f}, "
-            f"spread {spread:.2g}): they are recomputed in every iteration",
-            file=sys.stderr,
-            flush=True,
-        )
-    return is_exact
-
-
-def ratio_is_one(mean: float, spread: float, num_tokens: float, dtype: torch.dtype) -> bool:
-    """Whether two passes of one policy agree, by the ratio of their probabilities over tokens.
-
-    ``spread`` is the root mean square of its logarithm. It must be as small as rounding is, and
-    the mean 1 but for rounding, of which a mean over few tokens still shows some: five standard
-    errors are allowed.
-    """
-    left = 5.0 * spread / math.sqrt(num_tokens)
-    is_narrow = spread <= MAX_RATIO_SPREAD[dtype]
-    return is_narrow and abs(mean - 1.0) <= RATIO_TOLERANCE[dtype] + left
 
 
 def describe(experience: Experience) -> dict[str, float]:
@@ -100,12 +67,10 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 def speed(
     ppo: PPO,
-    policy: Any,
-    reward_model: Any,
+    models: Any,
     experience: Experience,
     num_text_tokens: int,
     seconds: dict[str, float],
-    *,
     recomputed: bool,
 ) -> dict[str, float]:
     """Tokens and FLOPs per second of an iteration (2ND forward, 6ND forward and backward).
@@ -116,7 +81,7 @@ def speed(
     """
     num_response = float(experience.response_mask.sum())
     num_tokens = num_response + sum(len(prompt) for prompt in experience.prompts)
-    large, scalar = num_parameters(policy), num_parameters(reward_model)
+    large, scalar = num_parameters(models.policy), num_parameters(models.reward_model)
     # sampling, the reference, and the policy once more; the reward model and the value function
     forward = (2 + recomputed) * large + 2 * scalar
     flops = num_tokens * (2 * forward + 6 * ppo.epochs * (large + scalar))

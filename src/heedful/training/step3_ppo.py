@@ -45,8 +45,6 @@ from heedful.training.monitoring import (
     Watch,
     check_start,
     describe,
-    ratio_is_one,
-    sampler_is_exact,
     speed,
     write_samples,
 )
@@ -59,6 +57,7 @@ from heedful.training.passes import (
     response_values,
     to_rows,
 )
+from heedful.training.sampler_trust import SamplerTrust
 from heedful.training.stopping import Saves
 
 # Observers look at what was sampled and return metrics; the policy never learns from them.
@@ -122,10 +121,8 @@ def train(
             generator=make_generator(config.seed, "rollout", iteration),
         )
         timer.lap("rollout")
-        recomputes = trainer.recomputes(ppo)
-        experience = collect(
-            config, models, batch, rollout, trainer.kl_coef, parts, recompute=recomputes
-        )
+        recomputes = trainer.trust.recomputes
+        experience = collect(config, models, batch, rollout, trainer.kl_coef, parts, recomputes)
         timer.lap("experience")
         if iteration == 0:
             check_start(experience)
@@ -136,20 +133,12 @@ def train(
         timer.lap("optimize")
         trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
         last = describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
-        trainer.trust_sampler(ppo, rollout, experience, last)
+        trainer.trust.look(rollout, experience, last)
         for observer in observers:
             last |= observer(batch, experience)
         timer.lap("observe")
         last |= evaluations.look(models.policy, iteration, timer)
-        last |= speed(
-            ppo,
-            models.policy,
-            models.reward_model,
-            experience,
-            num_text_tokens,
-            timer.seconds,
-            recomputed=recomputes,
-        )
+        last |= speed(ppo, models, experience, num_text_tokens, timer.seconds, recomputes)
         last |= timer.metrics() | parts.metrics()
         log.log(iteration, last, of=total)
         watch.look(last, iteration)
@@ -197,7 +186,6 @@ def collect(
     rollout: Rollout,
     kl_coef: float,
     parts: Timer | None = None,
-    *,
     recompute: bool = True,
 ) -> Experience:
     """The experience of one rollout: one packed pass each of reference, reward and value.
@@ -393,7 +381,7 @@ class _Trainer:
     ema: Tensor
     kl_coef: float
     fingerprint: str
-    trusts_sampler: bool | None = None  # whether its log-probabilities are exact; None: not known
+    trust: SamplerTrust
 
     @classmethod
     def build(cls, config: PPOConfig, models: Models, fingerprint: str) -> _Trainer:
@@ -402,33 +390,8 @@ class _Trainer:
             for model in (models.policy, models.value_function)
         ]
         ema = optimizers[0].master.data.clone()
-        return cls(optimizers[0], optimizers[1], ema, config.ppo.kl_coef, fingerprint)
-
-    def recomputes(self, ppo: PPO) -> bool:
-        """Whether the policy reads its own responses before it is updated on them."""
-        if ppo.recompute_logprobs != "auto":
-            return ppo.recompute_logprobs
-        return not self.trusts_sampler
-
-    def trust_sampler(
-        self, ppo: PPO, rollout: Rollout, experience: Experience, metrics: dict[str, float]
-    ) -> None:
-        """Looks whether the sampler's log-probabilities are those of training.
-
-        At first both are known; from then on the first minibatch, where the ratio should be 1,
-        is the test. Where it fails, the next iteration knows both again.
-        """
-        dtype = self.policy.weights.dtype
-        if ppo.recompute_logprobs != "auto":
-            return
-        if self.trusts_sampler is None:
-            self.trusts_sampler = sampler_is_exact(rollout, experience, dtype)
-        elif self.trusts_sampler:
-            share = min(1.0, ppo.minibatch_size / len(experience.scores))
-            num_tokens = share * float(experience.response_mask.sum())
-            mean, spread = metrics["ppo/first_ratio"], metrics["ppo/first_spread"]
-            if not ratio_is_one(mean, spread, num_tokens, dtype):
-                self.trusts_sampler = None
+        trust = SamplerTrust(config.ppo, optimizers[0].weights.dtype)
+        return cls(optimizers[0], optimizers[1], ema, config.ppo.kl_coef, fingerprint, trust)
 
     def average(self, decay: float, iteration: int) -> None:
         """Moves the averaged weights towards the current ones, once per iteration.
@@ -453,7 +416,7 @@ class _Trainer:
         self.value.load_state_dict(state["value"])
         self.ema.copy_(state["ema"])
         self.kl_coef = state["kl_coef"]
-        self.trusts_sampler = state["trusts_sampler"]
+        self.trust.known = state["trusts_sampler"]
         return state["step"]
 
     def state_dict(self) -> dict[str, Any]:
@@ -462,7 +425,7 @@ class _Trainer:
             "value": self.value.state_dict(),
             "ema": self.ema,
             "kl_coef": self.kl_coef,
-            "trusts_sampler": self.trusts_sampler,
+            "trusts_sampler": self.trust.known,
             "fingerprint": self.fingerprint,
         }
 
