@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -142,6 +141,14 @@ def test_number_keys_are_off_until_they_are_asked_for(begin):
     assert ranks(page) == ["3", "2", "1", None]
 
 
+def at_rest(page: Page) -> None:
+    """Waits until the page has stood still for half a second."""
+    seen = []
+    while len(seen) < 6 or len(set(seen[-6:])) > 1:
+        seen.append(page.evaluate("window.scrollY"))
+        page.wait_for_timeout(100)
+
+
 def test_a_finger_scrolls_and_ranks_only_by_the_letter(begin):
     page = begin("liv", **PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -167,12 +174,14 @@ def test_a_finger_scrolls_and_ranks_only_by_the_letter(begin):
     target = middle(page.locator(".shelf", has_text="Rank 1"))
     swipe(middle(excerpt), target)
     assert ranks(page) == [None] * 4
+    at_rest(page)  # it may still roll on
     page.evaluate("document.querySelector('.shelves').scrollIntoView({block: 'start'})")
-    time.sleep(0.3)  # the page may still roll on
+    at_rest(page)
     swipe(
         middle(page.locator(".letter", has_text="A")),
         middle(page.locator(".shelf", has_text="Rank 1")),
     )
+    expect(page.locator("[name='ranks.0'][value='1']")).to_be_checked()
     assert ranks(page) == ["1", None, None, None]
     saved(page)
 
