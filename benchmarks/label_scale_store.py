@@ -40,7 +40,7 @@ from heedful.store.tables import (
 
 NAME = "scale"
 NUM_GOLD, NUM_DRIFT = 40, 20
-OPEN_SHARE = 0.05
+OPEN_SHARE, FEWEST_OPEN = 0.05, 400
 SPAN_S = 60 * DAY_S
 BATCH = 1000
 SENTENCE = "An output of some length, as models write them. "  # about 50 characters
@@ -90,7 +90,7 @@ def people_of(database: Database) -> tuple[Person, list[Person]]:
 def _fill(database: Database, num_prompts: int, num_rankings: int, num_labelers: int) -> None:
     now = time.time()
     project, labelers = database.write(lambda c: _begin(c, num_labelers, now))
-    num_open = max(round(OPEN_SHARE * num_prompts), 100)
+    num_open = max(round(OPEN_SHARE * num_prompts), FEWEST_OPEN)
     num_special = min(NUM_GOLD + NUM_DRIFT, num_prompts // 10)
     num_work = num_prompts - num_open - num_special
     # So many tasks with three labelers that all answers together are as many as were asked for.

@@ -38,12 +38,12 @@ def test_a_kill_under_load_loses_nothing(load, capsys, address):
 def test_a_large_store_is_filled_once_and_measured(load, capsys, address):
     found, code = result(load("label_scale"), capsys, address)
     assert code == 0 and found["errors"] == {}
-    assert (found["prompts"], found["rankings"], found["ratings"]) == (300, 600, 2400)
-    assert found["requests"]["queue"] >= 1 and found["figures_s"] is not None
-    assert 0 < found["labelers"]["p50_ms"] <= found["labelers"]["p99_ms"]
-    done = found["requests"]["submit"]
+    assert (found["prompts"], found["rankings"], found["ratings"]) == (600, 600, 2400)
+    assert found["figures_s"] is not None and found["first"]["queue"]["p50_ms"] > 0
+    assert 0 < found["first"]["labelers"]["p50_ms"] <= found["first"]["labelers"]["p99_ms"]
     again, code = result(load("label_scale"), capsys, address)
-    assert code == 0 and again["prompts"] == 300 and 600 + done <= again["rankings"] < 700
+    assert code == 0 and again["prompts"] == 600
+    assert again["rankings"] == 600 + found["submitted"] > 600
 
 
 def test_percentiles_of_a_hundred_times(load):

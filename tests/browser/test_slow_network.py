@@ -85,21 +85,28 @@ def test_the_way_back_shows_what_the_server_has_and_says_so(furnished, open_brow
     expect(page.locator("#saved")).to_contain_text("Draft saved")
 
 
+def counted(page: Page) -> float:
+    """The seconds of work that the page has counted."""
+    return page.evaluate("Number(document.querySelector('[name=active_s]').value)")
+
+
+def work_until(page: Page, seconds: float) -> None:
+    """Scrolls until the page has counted so many seconds."""
+    while counted(page) < seconds:
+        page.mouse.wheel(0, 10)
+        page.wait_for_timeout(200)
+
+
 def test_a_page_that_comes_back_counts_the_seconds_on(furnished, open_browser, log_in):
     page = open_browser()
     log_in(page, furnished.url, "lea")
     page.get_by_role("link", name="Answers, strict").click()
     page.get_by_role("button", name="Rate and rank").click()
     page.wait_for_load_state()
-    counted = "Number(document.querySelector('[name=active_s]').value)"
-    while page.evaluate(counted) < 2:
-        page.mouse.wheel(0, 10)
-        page.wait_for_timeout(200)
+    work_until(page, 2)
     page.evaluate("document.getElementById('work').noValidate = true")
     page.get_by_role("button", name="Submit and next").click()
     expect(page.get_by_text("This is not complete yet")).to_be_visible()
-    assert page.evaluate(counted) >= 2
+    assert counted(page) >= 2
     page.wait_for_load_state()
-    while page.evaluate(counted) < 4:
-        page.mouse.wheel(0, 10)
-        page.wait_for_timeout(200)
+    work_until(page, 4)

@@ -24,6 +24,15 @@ def rows(house):
         return list(labels.ranking_rows(connection, house.project.id))
 
 
+def at_work(house, completions_file):
+    """Lea's browser, the page of her first ranking, and where its form goes."""
+    house.load(completions_file)
+    house.person("lea")
+    lea = house.browser("lea")
+    page = house.begin(lea, "ranking")
+    return lea, page, action_of(page)
+
+
 def test_an_invited_labeler_ranks_and_a_snapshot_holds_it(house, completions_file):
     ada = house.browser("ada")
     page = ada.get(f"{FIRST}/labelers")
@@ -63,11 +72,7 @@ def test_an_invited_labeler_ranks_and_a_snapshot_holds_it(house, completions_fil
 
 
 def test_an_incomplete_answer_comes_back_with_what_was_given(house, completions_file):
-    house.load(completions_file)
-    house.person("lea")
-    lea = house.browser("lea")
-    page = house.begin(lea, "ranking")
-    action = action_of(page)
+    lea, page, action = at_work(house, completions_file)
     sent = house.ranked((1, 2, 3), (7, 5, 3)) | {
         "notes": "line 1\r\nline 2",
         "rating_notes.1": "<i>",
@@ -86,11 +91,7 @@ def test_an_incomplete_answer_comes_back_with_what_was_given(house, completions_
 
 
 def test_a_doubtful_answer_is_asked_about_once(house, completions_file):
-    house.load(completions_file)
-    house.person("lea")
-    lea = house.browser("lea")
-    page = house.begin(lea, "ranking")
-    action = action_of(page)
+    lea, page, action = at_work(house, completions_file)
     page = lea.post(action, page.form(action) | house.ranked((1, 2, 3), (2, 5, 3)))
     assert page.status == 422 and "a lower rated output has the better rank" in page.text
     assert "Submitted." in lea.submit(page, action).text
@@ -99,11 +100,7 @@ def test_a_doubtful_answer_is_asked_about_once(house, completions_file):
 
 
 def test_a_form_that_comes_back_counts_the_time_on(house, completions_file):
-    house.load(completions_file)
-    house.person("lea")
-    lea = house.browser("lea")
-    page = house.begin(lea, "ranking")
-    action = action_of(page)
+    lea, page, action = at_work(house, completions_file)
     assert page.form(action)["active_s"] == ""
     sent = house.ranked((1, 2, 3), (2, 5, 3)) | {"active_s": "57"}
     page = lea.post(action, page.form(action) | sent)
@@ -115,21 +112,14 @@ def test_a_form_that_comes_back_counts_the_time_on(house, completions_file):
 
 
 def test_a_draft_saved_by_the_button_counts_the_time_on(house, completions_file):
-    house.load(completions_file)
-    house.person("lea")
-    lea = house.browser("lea")
-    page = house.begin(lea, "ranking")
-    action, save = action_of(page), action_of(page, "save")
+    lea, page, action = at_work(house, completions_file)
+    save = action_of(page, "save")
     page = lea.post(save, page.form(action) | {"active_s": "240", "notes": "so far"})
     assert page.form(action)["active_s"] == "240" and page.form(action)["notes"] == "so far"
 
 
 def test_a_second_doubt_keeps_the_first(house, completions_file):
-    house.load(completions_file)
-    house.person("lea")
-    lea = house.browser("lea")
-    page = house.begin(lea, "ranking")
-    action = action_of(page)
+    lea, page, action = at_work(house, completions_file)
     page = lea.post(action, page.form(action) | house.ranked((1, 2, 3), (2, 5, 3)))
     assert page.form(action)["checks"] == "contradiction"
     page = lea.submit(page, action, active_s="0.01")
@@ -138,11 +128,7 @@ def test_a_second_doubt_keeps_the_first(house, completions_file):
 
 
 def test_sending_a_form_twice_keeps_one_answer(house, completions_file):
-    house.load(completions_file)
-    house.person("lea")
-    lea = house.browser("lea")
-    page = house.begin(lea, "ranking")
-    action = action_of(page)
+    lea, page, action = at_work(house, completions_file)
     sent = page.form(action) | house.ranked((1, 2, 3), (7, 5, 3))
     first, again = lea.post(action, sent), lea.post(action, sent)
     assert first.status == again.status == 200 and len(rows(house)) == 1
@@ -151,11 +137,7 @@ def test_sending_a_form_twice_keeps_one_answer(house, completions_file):
 
 
 def test_undo_brings_the_answer_back_until_it_is_too_late(house, completions_file):
-    house.load(completions_file)
-    house.person("lea")
-    lea = house.browser("lea")
-    page = house.begin(lea, "ranking")
-    action = action_of(page)
+    lea, page, action = at_work(house, completions_file)
     undo = action_of(page, "undo")
     page = lea.post(action, page.form(action) | house.ranked((1, 2, 3), (7, 5, 3)))
     page = lea.submit(page, undo)

@@ -297,12 +297,8 @@ class _BucketAttention(torch.autograd.Function):
             weights = _weights(queries, keys, bucket, options)  # (N * H, L, P + L)
             mixed = _to_cells(torch.bmm(weights, values), heads)
             out[bucket.tokens] = mixed.index_select(0, bucket.scatter)
-            saved += [
-                queries,
-                keys,
-                values,
-                weights if weights.shape[-1] <= MAX_KEPT_LENGTH else None,
-            ]
+            is_kept = weights.shape[-1] <= MAX_KEPT_LENGTH
+            saved += [queries, keys, values, weights if is_kept else None]
         ctx.save_for_backward(*saved)
         ctx.buckets, ctx.options, ctx.shapes = buckets, options, (q.shape, k.shape)
         return out

@@ -56,8 +56,8 @@ def prepacked_head(model: PreTrainedModel) -> Head:
     rows = max(1, PREPACK_CELLS // weight.shape[1])  # at a time: no second copy of all in fp32
     with products_of(weight.dtype):
         parts = tuple(prepacked(part.float()) for part in weight.split(rows))
-    plain = _head(weight[:0], getattr(head, "bias", None), logit_transform(model.config))
-    return plain._replace(parts=parts, is_prepacked=True)
+    bias, transform = _wide(getattr(head, "bias", None)), logit_transform(model.config)
+    return Head(parts, bias, transform, weight.dtype, is_prepacked=True)
 
 
 def logits(head: Head, hidden: Tensor) -> Tensor:
@@ -231,8 +231,11 @@ def _slope(z: Tensor, transform: Transform) -> Tensor | float:
 
 
 def _head(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
-    wide_bias = None if bias is None else bias.float()
-    return Head((weight.float(),), wide_bias, transform, weight.dtype)
+    return Head((weight.float(),), _wide(bias), transform, weight.dtype)
+
+
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float()
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
