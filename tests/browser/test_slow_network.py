@@ -110,3 +110,16 @@ def test_a_page_that_comes_back_counts_the_seconds_on(furnished, open_browser, l
     assert counted(page) >= 2
     page.wait_for_load_state()
     work_until(page, 4)
+
+
+def test_a_task_that_is_opened_again_counts_the_seconds_on(furnished, open_browser, log_in):
+    page = open_browser()
+    log_in(page, furnished.url, "lea")
+    page.get_by_role("link", name="Answers, fast").click()
+    page.get_by_role("button", name="Write a demonstration").click()
+    page.wait_for_load_state()
+    work_until(page, 2)
+    page.get_by_label("Your response").fill("Half of it.")
+    expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
+    page.goto(page.url)
+    assert counted(page) >= 2

@@ -118,6 +118,41 @@ def test_a_draft_saved_by_the_button_counts_the_time_on(house, completions_file)
     assert page.form(action)["active_s"] == "240" and page.form(action)["notes"] == "so far"
 
 
+def test_a_task_that_is_opened_another_day_counts_the_time_on(house, completions_file):
+    lea, page, action = at_work(house, completions_file)
+    token = page.form(action)["token"]
+    headers = {"Sec-Fetch-Site": "same-origin", "X-Form-Token": token}
+
+    def keep(what, body):
+        method = {"draft": "PUT", "heartbeat": "POST"}[what]
+        assert lea.send(method, action_of(page, what), json=body, headers=headers).status == 200
+
+    def counted():
+        return lea.get(page.path).form(action)["active_s"]
+
+    assert counted() == ""
+    keep("draft", {"fields": {"notes": "a"}, "revision": 0, "active_s": 40})
+    assert counted() == "40"
+    keep("draft", {"fields": {"notes": "b"}, "revision": 1})
+    keep("heartbeat", {})
+    keep("heartbeat", {"active_s": "soon"})
+    assert counted() == "40"
+    house.clock.now += 120.0
+    keep("heartbeat", {"active_s": 100})
+    keep("heartbeat", {"active_s": 7})  # another tab, which was opened later
+    assert lea.send("POST", action_of(page, "heartbeat"), json=[1], headers=headers).status == 422
+    assert counted() == "100"
+    house.clock.now += 86_400.0
+    lea = house.browser("lea")
+    page = house.begin(lea, "ranking")
+    assert page.form(action)["active_s"] == "100" and page.form(action)["notes"] == "b"
+    undo = action_of(page, "undo")
+    page = lea.submit(page, action, **house.ranked((1, 2, 3), (7, 5, 3)), active_s="130")
+    assert "Submitted." in page.text and rows(house)[0].active_s == 130
+    page = lea.submit(page, undo)
+    assert page.form(action)["active_s"] == "130"
+
+
 def test_a_second_doubt_keeps_the_first(house, completions_file):
     lea, page, action = at_work(house, completions_file)
     page = lea.post(action, page.form(action) | house.ranked((1, 2, 3), (2, 5, 3)))

@@ -114,15 +114,13 @@ def _next(request: Request, project_id: int, kind: str, note: str = "") -> Respo
     return go(f"/work/{work.id}{note}")
 
 
-def show_work(
-    request: Request, assignment_id: str, done: str = "", what: str = "", active_s: str = ""
-) -> Response:
-    """The page of one task; it counts on from the seconds of work that the page before it had."""
+def show_work(request: Request, assignment_id: str, done: str = "", what: str = "") -> Response:
+    """The page of one task; it counts on from the seconds of work that were kept with its draft."""
     work = _work(request, assignment_id)
     if work.state not in ("leased", "expired"):
         return go(f"/projects/{work.project_id}?done={assignment_id}&what={work.state}")
     draft = work.draft if isinstance(work.draft, dict) else {}
-    fields = draft | {"active_s": active_s}
+    fields = draft | {"active_s": str(work.active_s or "")}
     return _work_page(request, work, fields, done=_done(request, done, what))
 
 
@@ -198,8 +196,7 @@ def submit(request: Request, assignment_id: str) -> Response:
         def keep(connection: Any) -> None:
             # The draft comes back with an undo, so it is what was submitted.
             if work.state in ("leased", "expired"):
-                revision = revision_of(fields)
-                _save(connection, assignment_id, user.id, draft_of(fields), revision, now)
+                _save(connection, assignment_id, user.id, fields, now)
             tasks.submit(
                 connection,
                 assignment_id,
@@ -221,9 +218,7 @@ def submit(request: Request, assignment_id: str) -> Response:
 
 def save(request: Request, assignment_id: str) -> Response:
     """Keeps the form as a draft, for browsers without our script."""
-    seconds = active_s_of(texts_of(request))
-    counted = "" if seconds is None else f"?active_s={seconds:.0f}"
-    return _keep_then(request, assignment_id, lambda: go(f"/work/{assignment_id}{counted}"))
+    return _keep_then(request, assignment_id, lambda: go(f"/work/{assignment_id}"))
 
 
 def skip(request: Request, assignment_id: str) -> Response:
@@ -259,9 +254,8 @@ def _keep_then(request: Request, assignment_id: str, then: Any) -> Response:
     fields, user, now = texts_of(request), user_of(request), now_of(request)
     work = _work(request, assignment_id)
     if work.state in ("leased", "expired"):
-        draft, revision = draft_of(fields), revision_of(fields)
         try:
-            write(request, _save, assignment_id, user.id, draft, revision, now)
+            write(request, _save, assignment_id, user.id, fields, now)
         except DraftConflict as conflict:
             return _both_versions(request, work, fields, conflict)
     return then()
@@ -276,10 +270,18 @@ def _both_versions(
 
 
 def _save(
-    connection: Any, assignment_id: str, user_id: int, draft: Any, revision: int, now: float
+    connection: Any, assignment_id: str, user_id: int, fields: dict[str, str], now: float
 ) -> int:
     """The draft's new revision."""
-    return tasks.save_draft(connection, assignment_id, user_id, draft, revision=revision, now=now)
+    return tasks.save_draft(
+        connection,
+        assignment_id,
+        user_id,
+        draft_of(fields),
+        revision=revision_of(fields),
+        active_s=active_s_of(fields),
+        now=now,
+    )
 
 
 def undo(request: Request, assignment_id: str) -> Response:
@@ -290,17 +292,21 @@ def undo(request: Request, assignment_id: str) -> Response:
 
 
 async def save_draft(request: Request, assignment_id: str) -> Response:
-    """Keeps what the page has sent as {"fields", "revision"}; answers with the new revision."""
+    """Keeps what the page has sent as {"fields", "revision", "active_s"}; the last may be missing.
+
+    Answers with the new revision.
+    """
     try:
         sent = await request.json()
-        fields, revision = clean_texts(sent["fields"]), int(sent["revision"])
+        fields = clean_texts(sent["fields"]) | {"revision": str(int(sent["revision"]))}
+        fields["active_s"] = str(sent.get("active_s", ""))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Refused(422, 'A draft is {"fields": {name: text}, "revision": number}.') from error
 
     def keep() -> Response:
-        user, now, draft = user_of(request), now_of(request), draft_of(fields)
+        user, now = user_of(request), now_of(request)
         try:
-            new = write(request, _save, assignment_id, user.id, draft, revision, now)
+            new = write(request, _save, assignment_id, user.id, fields, now)
         except DraftConflict as conflict:
             return JSONResponse(
                 {"error": str(conflict), "fields": conflict.payload, "revision": conflict.revision},
@@ -311,8 +317,18 @@ async def save_draft(request: Request, assignment_id: str) -> Response:
     return await run_in_threadpool(keep)
 
 
-def heartbeat(request: Request, assignment_id: str) -> Response:
-    """The lease, made longer while somebody works at the page."""
-    user = user_of(request)
-    lease = write(request, tasks.heartbeat, assignment_id, user.id, now=now_of(request))
-    return JSONResponse({"state": lease.state, "lease_until": lease.lease_until})
+async def heartbeat(request: Request, assignment_id: str) -> Response:
+    """The lease, made longer while somebody works at the page, which may say {"active_s"}."""
+    is_json = request.headers.get("content-type", "").startswith("application/json")
+    try:
+        sent = await request.json() if is_json else {}
+        seconds = active_s_of({"active_s": str(sent.get("active_s", ""))})
+    except (ValueError, AttributeError) as error:
+        raise Refused(422, 'A heartbeat is {"active_s": seconds}, or {}.') from error
+
+    def renew() -> Response:
+        user, now = user_of(request), now_of(request)
+        lease = write(request, tasks.heartbeat, assignment_id, user.id, active_s=seconds, now=now)
+        return JSONResponse({"state": lease.state, "lease_until": lease.lease_until})
+
+    return await run_in_threadpool(renew)

@@ -61,6 +61,7 @@ class Work:
     draft: Any
     draft_revision: int
     draft_saved_at: float | None
+    active_s: float | None
 
 
 def view(connection: Connection, assignment_id: str, labeler_id: int) -> Work:
@@ -96,6 +97,7 @@ def view(connection: Connection, assignment_id: str, labeler_id: int) -> Work:
         draft=draft.payload,
         draft_revision=draft.revision,
         draft_saved_at=draft.saved_at,
+        active_s=draft.active_s,
     )
 
 

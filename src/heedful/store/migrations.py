@@ -59,8 +59,9 @@ _LARGE = (
         CONSTRAINT pk_snapshot_exports PRIMARY KEY (snapshot_id, sha256)
     )""",
 )
+_WORKING_TIME = ("ALTER TABLE drafts ADD COLUMN active_s {real}",)
 # What makes schema n + 2 out of schema n + 1: statements that both databases understand.
-STEPS: tuple[tuple[str, ...], ...] = (_MESSAGES, _TICKETS, _LARGE)
+STEPS: tuple[tuple[str, ...], ...] = (_MESSAGES, _TICKETS, _LARGE, _WORKING_TIME)
 _LOCK = 0x68656564  # "heed": of several processes that start at once, one migrates
 
 

@@ -286,6 +286,7 @@ drafts = _table(
     _json("payload", optional=True),
     _number("revision"),
     _at("saved_at", optional=True),
+    Column("active_s", Double),
 )
 submissions = _numbered(
     "submissions",

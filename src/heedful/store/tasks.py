@@ -98,10 +98,18 @@ def claim(
     return view(connection, assignment, labeler_id)
 
 
-def heartbeat(connection: Connection, assignment_id: str, labeler_id: int, *, now: float) -> Lease:
+def heartbeat(
+    connection: Connection,
+    assignment_id: str,
+    labeler_id: int,
+    *,
+    active_s: float | None = None,
+    now: float,
+) -> Lease:
     """The lease, made longer; one that has ended is taken up again while its slot is open.
 
-    A page calls it about once a minute while it is visible and somebody is typing or clicking.
+    A page calls it about once a minute while it is visible and somebody is typing or clicking, and
+    says how many seconds of work it has counted.
     """
     row = own_row(connection, assignment_id, labeler_id)
     project = get(connection, row.project_id)
@@ -113,6 +121,9 @@ def heartbeat(connection: Connection, assignment_id: str, labeler_id: int, *, no
         row = locked_row(connection, assignment_id, labeler_id)
         if row.state == "leased":
             renew(connection, row, project, now=now)
+    if active_s is not None:
+        mine = drafts.c.assignment_id == assignment_id
+        connection.execute(update(drafts).where(mine).values(active_s=_longest(active_s)))
     row = own_row(connection, assignment_id, labeler_id)
     return Lease(row.state, row.lease_until)
 
@@ -124,10 +135,12 @@ def save_draft(
     payload: Any,
     *,
     revision: int,
+    active_s: float | None = None,
     now: float,
 ) -> int:
     """The draft's new revision. ``revision`` is the one that the page has last seen.
 
+    The seconds of work are kept with it, for a page that is opened again to count on from.
     DraftConflict where another tab has saved since; saving the same content again is no conflict.
     A draft can be saved after the lease has ended: nothing that was typed is lost.
     """
@@ -142,7 +155,7 @@ def save_draft(
     done = connection.execute(
         update(drafts)
         .where(mine, drafts.c.revision == revision)
-        .values(payload=payload, revision=revision + 1, saved_at=now)
+        .values(payload=payload, revision=revision + 1, saved_at=now, active_s=_longest(active_s))
     )
     if done.rowcount == 0:
         stored = connection.execute(select(drafts).where(mine)).one()
@@ -379,6 +392,14 @@ def _check(connection: Connection, row: Row[Any], answer: Answer) -> None:
     query = select(tasks.c.prompt_kind).where(tasks.c.id == row.task_id)
     prompt_kind = connection.execute(query).scalar_one()
     check(answer, schema_asked(connection, row.label_schema_id), len(outputs), prompt_kind)
+
+
+def _longest(active_s: float | None) -> Any:
+    """The working time of a draft: of several tabs the most that one has counted."""
+    before = drafts.c.active_s
+    if active_s is None:
+        return before
+    return case((or_(before.is_(None), before < active_s), active_s), else_=before)
 
 
 def _plausible(active_s: float | None, passed_s: float) -> float | None:

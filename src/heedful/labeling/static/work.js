@@ -86,7 +86,7 @@ async function saveNow() {
   }
   try {
     const [response, answer] = await send("draft", "PUT", {
-      fields: content, revision: Number(field("revision").value),
+      fields: content, revision: Number(field("revision").value), active_s: seconds(),
     });
     if (response.ok) {
       field("revision").value = answer.revision;
@@ -110,7 +110,7 @@ async function saveNow() {
 async function beat() {
   if (document.hidden || Date.now() - lastInput > IDLE_MS) return;
   try {
-    const [response, answer] = await send("heartbeat", "POST", {});
+    const [response, answer] = await send("heartbeat", "POST", { active_s: seconds() });
     if (!response.ok) return;
     lease.textContent = answer.state === "leased"
       ? `Yours until ${clock(new Date(answer.lease_until * 1000))}; the time grows while you work.`
@@ -124,7 +124,11 @@ function tick() {
   const now = Date.now();
   if (!document.hidden && now - lastInput < 60000) activeMs += Math.min(now - lastTick, 5000);
   lastTick = now;
-  field("active_s").value = (activeMs / 1000).toFixed(0);
+  field("active_s").value = seconds();
+}
+
+function seconds() {
+  return Math.round(activeMs / 1000);
 }
 
 form.addEventListener("input", () => { lastInput = Date.now(); later(); });
