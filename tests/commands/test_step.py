@@ -160,6 +160,24 @@ def test_completions_of_a_run_that_was_stopped_are_those_before(
     assert completions.read_bytes() != before
 
 
+def test_measures_of_a_trained_run_leave_its_settings_as_they_are(tmp_path, model, heed):
+    rows = write_jsonl(tmp_path / "d.jsonl", DEMONSTRATION, DEMONSTRATION)
+    assert heed(*sft(tmp_path, model, rows))[0] == 0
+    run, text = tmp_path / "run", write_jsonl(tmp_path / "t.jsonl", {"text": "w2 w3 w4"})
+    before = (run / "config.toml").read_bytes(), (run / "env.json").stat().st_mtime_ns
+    words = ["measure", f"--text={text}", f'--models=[{{ name = "a", path = "{model}" }}]']
+    for _ in range(2):  # the second finds the first's
+        assert heed(*words, f"--run_dir={run}")[0] == 0
+        assert ((run / "config.toml").read_bytes(), (run / "env.json").stat().st_mtime_ns) == before
+    assert set(json.loads((run / "measures.json").read_text())) == {"a"}
+    assert "t.jsonl" in (run / "measure" / "config.toml").read_text()
+    assert heed(*words, f"--run_dir={tmp_path / 'own'}")[0] == 0
+    assert "t.jsonl" in (tmp_path / "own" / "config.toml").read_text()
+    assert not (tmp_path / "own" / "measure").exists()
+    assert heed(*words, f"--run_dir={tmp_path / 'own'}", "--num_documents=1")[0] == 0
+    assert "num_documents = 1\n" in (tmp_path / "own" / "config.toml").read_text()
+
+
 def test_completions_are_not_sampled_over_those_that_are_there(tmp_path, model, heed):
     """People may be ranking them."""
     words = sampling(tmp_path, model)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from heedful.commands.train import begin
+from heedful.commands.train import ready
 from heedful.config import MeasureConfig
+from heedful.config_file import load_config as load_settings
 from heedful.data.formats import read_text
+from heedful.errors import ConfigError
 from heedful.evaluation.language import document_losses, recall_answers
 from heedful.metrics import iter_jsonl, replacing
 from heedful.models.language_model import (
@@ -16,13 +18,20 @@ from heedful.models.language_model import (
     load_tokenizer,
     pick_dtype,
 )
+from heedful.training.checkpoint import start_run
 
 MEASURES_FILE = "measures.json"
+OWN_DIR = "measure"
 
 
 def run_measure(config: MeasureConfig, resume: bool = False) -> None:
-    """Writes measures.json: per model each document's loss and whether each recall is right."""
-    config, run_dir, progress = begin(config, resume)
+    """Writes measures.json: per model each document's loss and whether each recall is right.
+
+    In the directory of a run of another command, whose settings stay as they are, its own settings
+    go to measure/config.toml.
+    """
+    config, run_dir, progress = ready(config, resume)
+    start_run(config, run_dir / OWN_DIR if _is_of_another(run_dir) else run_dir)
     documents = []
     for text in read_text(config.text):
         documents.append(text)
@@ -52,6 +61,18 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
         progress(number + 1, len(config.models))
     with replacing(run_dir / MEASURES_FILE) as partial:
         partial.write_text(json.dumps(measures), encoding="utf-8")
+
+
+def _is_of_another(run_dir: Path) -> bool:
+    """Whether the settings that stand in a run directory are those of another command."""
+    file = run_dir / "config.toml"
+    if not file.is_file():
+        return False
+    try:
+        load_settings(MeasureConfig, file)
+    except ConfigError:
+        return True
+    return False
 
 
 def _fitting(config: MeasureConfig) -> int:
