@@ -10,7 +10,8 @@ from heedful.labeling import charts
 from heedful.labeling.figures import Figures
 from heedful.labeling.quality import Drift, LabelerQuality, Week
 from heedful.labeling.rating_agreement import Alpha
-from heedful.statistics.intervals import Interval, Share
+from heedful.statistics.formulas import Share
+from heedful.statistics.intervals import Interval
 from heedful.store.pools import Progress
 
 

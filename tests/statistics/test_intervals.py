@@ -7,19 +7,17 @@ import pytest
 from scipy import stats
 
 from heedful.errors import EvaluationError
+from heedful.statistics.formulas import Share, mean_interval, shares, student_t
 from heedful.statistics.intervals import (
     Interval,
-    Share,
     bootstrap,
     bootstrap_all,
     cluster_draws,
     difference_of_independent,
-    mean_interval,
     paired_difference,
     ratio,
     recovered_share,
-    shares,
-    student_t,
+    resampled_sums,
     two_way_bootstrap,
 )
 
@@ -136,6 +134,27 @@ def test_two_way_variance_is_the_sum_of_three_terms():
     interval = two_way_bootstrap(table.ravel(), prompts, labelers, num_samples=4000, seed=2)
     expected = math.sqrt(table.mean(1).var() / 60 + table.mean(0).var() / 25)
     assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("cells_per_row", [0, 16])
+def test_two_way_sums_are_those_of_rows_counted_by_hand(monkeypatch, cells_per_row):
+    # Few cells for many rows go through a table, else every row is weighed: the same draws.
+    monkeypatch.setattr("heedful.statistics.intervals.MAX_TABLE", cells_per_row)
+    rng = np.random.default_rng(8)
+    prompts, labelers = rng.integers(12, size=90), rng.integers(4, size=90)
+    rows = rng.normal(size=(90, 2))
+    found = resampled_sums(rows, [prompts, labelers], num_samples=30, seed=6)
+    drawer = np.random.default_rng(6)
+    drawn_prompts, drawn_labelers = (
+        drawer.integers(12, size=(30, 12)),
+        drawer.integers(4, size=(30, 4)),
+    )
+    for draw in range(30):
+        times = [
+            drawn_prompts[draw].tolist().count(p) * drawn_labelers[draw].tolist().count(who)
+            for p, who in zip(prompts.tolist(), labelers.tolist(), strict=True)
+        ]
+        assert found[draw] == pytest.approx(np.array(times) @ rows)
 
 
 def test_draws_keep_the_number_of_clusters():

@@ -90,24 +90,25 @@ def _bag_of_words(train: Sequence[Ranking], valid: Sequence[Ranking]) -> list[Sc
             "scikit-learn is needed for the bag-of-words baseline: pip install scikit-learn"
         ) from error
     vectorizer = CountVectorizer(min_df=2, binary=True)
-    vectorizer.fit(c.text for row in train for c in row.completions)
-    better, worse = [], []
+    counts = vectorizer.fit_transform([c.text for row in train for c in row.completions])
+    better, worse = [], []  # rows of the counts
+    start = 0
     for row in train:
         for i, first in enumerate(row.ranks):
             for j, second in enumerate(row.ranks):
                 if first < second:
-                    better.append(row.completions[i].text)
-                    worse.append(row.completions[j].text)
-    difference = vectorizer.transform(better) - vectorizer.transform(worse)
+                    better.append(start + i)
+                    worse.append(start + j)
+        start += len(row.ranks)
+    difference = counts[better] - counts[worse]
     flip = np.arange(len(better)) % 2 == 1  # both labels must occur; the model has no intercept
     signs = np.where(flip, -1, 1)
     model = LogisticRegression(C=BAG_OF_WORDS_C, fit_intercept=False, max_iter=1000)
     model.fit(difference.multiply(signs[:, None]).tocsr(), signs)
-    weights = model.coef_[0]
-    return [
-        _scored(row, vectorizer.transform([c.text for c in row.completions]) @ weights)
-        for row in valid
-    ]
+    words = vectorizer.transform([c.text for row in valid for c in row.completions])
+    ends = np.cumsum([len(row.completions) for row in valid])
+    scores = np.split(words @ model.coef_[0], ends[:-1])
+    return [_scored(row, some) for row, some in zip(valid, scores, strict=True)]
 
 
 def _scored(row: Ranking, scores: Iterable[float]) -> Scored:

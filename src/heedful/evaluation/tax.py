@@ -17,13 +17,7 @@ from typing import Any
 import numpy as np
 
 from heedful.shown import interval_text, side_of
-from heedful.statistics.intervals import (
-    Floats,
-    Interval,
-    Statistic,
-    bootstrap_all,
-    recovered_share,
-)
+from heedful.statistics.intervals import Floats, Interval, Statistic, bootstrap_all, recovered_share
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,7 @@ from numpy.typing import NDArray
 
 from heedful.errors import DataError
 from heedful.records import Rating
-from heedful.statistics.intervals import (
-    MIN_LABELERS,
-    Interval,
-    bootstrap_all,
-)
+from heedful.statistics.intervals import MIN_LABELERS, Interval, bootstrap_all
 from heedful.statistics.pairs import (
     ALIKE,
     OPPOSITE,

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from heedful.labeling.figures import Figures
 from heedful.labeling.quality import Drift, LabelerQuality
 from heedful.plots import Dot, Line, bar_chart, dot_plot, line_chart, percent_text
-from heedful.statistics.intervals import Interval, Share
+from heedful.statistics.formulas import Share
+from heedful.statistics.intervals import Interval
 from heedful.store.pools import Progress
 from heedful.store.prompt_summary import PromptSummary
 

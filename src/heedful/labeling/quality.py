@@ -24,13 +24,8 @@ from heedful.labeling.agreement import (
     newest,
     without_bounds,
 )
-from heedful.statistics.intervals import (
-    Interval,
-    Share,
-    bootstrap,
-    mean_interval,
-    shares,
-)
+from heedful.statistics.formulas import Share, mean_interval, shares
+from heedful.statistics.intervals import Interval, bootstrap
 from heedful.statistics.pairs import (
     ALIKE,
     BOTH_TIED,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from heedful.labeling.agreement import RATINGS, Answer, newest
 from heedful.records import METADATA_FIELDS, Rating
-from heedful.statistics.intervals import Share, shares
+from heedful.statistics.formulas import Share, shares
 from heedful.statistics.pairs import Floats, Ranked, stacked
 
 
