@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from label_service import NOTE, Desk, Person, Server, furnish, opened
+from label_service import KEEPALIVE_S, NOTE, Desk, Person, Server, furnish, opened
 from sqlalchemy import select
 
 from heedful.store import audit
@@ -38,6 +38,7 @@ from heedful.store.tables import assignments, rankings, submissions
 
 DRAFTS = 2  # before each submission
 FEWEST = 40  # requests before a kill; the most are four times as many
+LIMITS = httpx.Limits(keepalive_expiry=KEEPALIVE_S)
 REQUEST_S = 0.02  # about the time of one, so that kills fall anywhere within
 
 
@@ -108,7 +109,8 @@ async def _until_killed(server: Server, labelers: list[Labeler], chance: random.
             enough.set()
 
     hooks = {"response": [count]}
-    async with httpx.AsyncClient(base_url=server.url, timeout=60.0, event_hooks=hooks) as client:
+    client = httpx.AsyncClient(base_url=server.url, timeout=60.0, limits=LIMITS, event_hooks=hooks)
+    async with client:
         everybody = asyncio.gather(*(one.work(client) for one in labelers))
         done = asyncio.create_task(enough.wait())
         await asyncio.wait([everybody, done], return_when=asyncio.FIRST_COMPLETED)
@@ -188,7 +190,7 @@ MUST_BE_ZERO = ("lost", "twice", "half_written", "unknown", "audit_broken")
 
 
 async def _finish(server: Server, labelers: list[Labeler]) -> None:
-    async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60.0, limits=LIMITS) as client:
         for one in labelers:
             if one.pending is not None:
                 one.pending.client = client

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from label_service import NOTE, Desk, Person, Server, furnish, opened, percentiles
+from label_service import KEEPALIVE_S, NOTE, Desk, Person, Server, furnish, opened, percentiles
 
 from heedful.store import audit, labels
 
@@ -115,7 +115,11 @@ class Load:
 
 
 async def _load(server: Server, everybody: list[Person], options: argparse.Namespace) -> Any:
-    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS,
+        max_keepalive_connections=CONNECTIONS,
+        keepalive_expiry=KEEPALIVE_S,
+    )
     async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60.0) as client:
         load = Load(options, client)
         elapsed_s = await load.run(everybody)

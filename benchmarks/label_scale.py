@@ -31,7 +31,7 @@ from typing import Any
 
 import httpx
 from label_scale_store import fill, people_of
-from label_service import NOTE, Desk, Person, Server, opened, percentiles
+from label_service import KEEPALIVE_S, NOTE, Desk, Person, Server, opened, percentiles
 
 PAGE_MS, SAVE_MS = 300, 200  # p95
 SAVES = ("save", "claim", "submit")
@@ -181,8 +181,7 @@ def _slow(times: dict[str, Any]) -> list[str]:
 async def _visit(
     server: Server, staff: Person, labelers: list[Person], options: argparse.Namespace
 ) -> Visit:
-    # The server closes what was idle for five seconds: nothing is to be sent at that very moment.
-    limits = httpx.Limits(keepalive_expiry=3.0)
+    limits = httpx.Limits(keepalive_expiry=KEEPALIVE_S)
     async with httpx.AsyncClient(base_url=server.url, timeout=120.0, limits=limits) as client:
         visit = Visit(client, staff, options.pause)
         await visit.run(options.seconds, [Desk(one, client) for one in labelers])

@@ -33,6 +33,10 @@ OUTPUT = "An output of some length, as models write them. " * 20  # about 1 kB
 NOTE = "A note with a reason, as careful labelers write them. " * 24  # about 1.3 kB
 START_S = 180.0
 DAY_S = 86400.0
+# The server closes what was idle for five seconds: nothing is to be sent at that very moment.
+KEEPALIVE_S = 3.0
+# Below those that Linux gives to connections, which come and go while the server starts.
+PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +102,21 @@ def _add_task(connection: Any, project: projects.Project, number: int) -> None:
     pools.add_ranking_task(connection, project, numbers[prompt.id], made)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
 class Server:
     """``heed label serve`` on a port of its own, which stays the same when it is started anew."""
 
     def __init__(self, address: str, folder: Path):
         self.address, self.folder = address, folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -164,6 +164,9 @@ def _process(
     ready.wait()
     try:
         times.put(work(database, project, labelers, options))
+    except BaseException:
+        times.put(None)  # nobody waits for what does not come
+        raise
     finally:
         database.close()
 
@@ -199,7 +202,9 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
         ready.wait()
         start = time.monotonic()
         for _ in started:
-            seconds += times.get()
+            if (part := times.get()) is None:
+                raise SystemExit("a process of the race has failed: its error stands above")
+            seconds += part
         for process in started:
             process.join()
     else:

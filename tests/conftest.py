@@ -11,8 +11,10 @@ from __future__ import annotations
 import importlib
 import os
 import pwd
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -24,9 +26,21 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+# Seconds are no property of what is tested: a machine that halts for a moment would fail a test.
+# And the same examples every time: whoever changes something learns what that has broken.
+settings.register_profile(
+    "any_machine",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("any_machine")
 
 # In the background of a shell SIGINT is ignored, and children inherit that; tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -197,6 +211,20 @@ def interrupt_at() -> Callable[[int], Callable[[int, int], None]]:
         return progress
 
     return make
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Finds a port that nobody listens on, and that no connection gets while a service starts."""
+
+    def find() -> int:
+        while True:
+            port = secrets.choice(range(20_000, 32_000))  # Linux gives others to connections
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return port
+
+    return find
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import io
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -91,11 +90,8 @@ def heed(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def serve(database: Path | str, snapshots: Path, *more: str) -> Iterator[str]:
+def serve(database: Path | str, snapshots: Path, port: int, *more: str) -> Iterator[str]:
     """Runs ``heed label serve``; yields where it is."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     words = ["--database", str(database), "--port", str(port), "--snapshots", str(snapshots)]
     process = heed("label", "serve", *words, *more)
     url = f"http://127.0.0.1:{port}"
@@ -121,7 +117,9 @@ def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def new_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def new_service(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[str]:
     """Where a service is that has one admin, ada@example.org, made by ``heed label init``."""
     home = tmp_path_factory.mktemp("new")
     secret = home / "secret"
@@ -131,7 +129,7 @@ def new_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     init = heed("label", "init", *words, "--password-file", str(secret))
     said, _ = init.communicate(timeout=START_S)
     assert init.returncode == 0, said
-    yield from serve(database, home / "snapshots")
+    yield from serve(database, home / "snapshots", free_port())
 
 
 AT_WORK = ("ann", "ben", "cem", "dia", "eva", "fay", "gus")
@@ -162,7 +160,9 @@ ITEMS = (
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def furnished(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[SimpleNamespace]:
     """A service with an untouched project in strict and one in fast mode, and one long at work.
 
     Everybody has the same password and no second factor: ada (admin), rea (researcher), ray
@@ -192,7 +192,9 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamesp
 
     numbers = database.write(fill)
     database.close()
-    for url in serve(home / "labels.db", home / "snapshots", "--second-factor", "none"):
+    for url in serve(
+        home / "labels.db", home / "snapshots", free_port(), "--second-factor", "none"
+    ):
         yield SimpleNamespace(url=url, people=numbers)
 
 
@@ -202,7 +204,7 @@ def _add_project(
     """A project with a ranking and a demonstration task for each prompt, which everybody shares."""
     ada = numbers["ada"]
     settings = projects.Settings(
-        overlap_fraction=1.0, overlap_n=3, gold_fraction=0.0, drift_fraction=0.0
+        overlap_fraction=1.0, overlap_n=3, gold_fraction=0.0, drift_fraction=0.0, undo_s=3600.0
     )
     project = projects.create(
         connection,

@@ -40,6 +40,7 @@ class Inspector:
         self.violations, self.problems, self.seen = violations, [], set()
 
     def check(self, page: Page) -> None:
+        page.wait_for_load_state()
         page.emulate_media(color_scheme="light")
         self.problems += [f"wide, light: {one}" for one in self.violations(page)]
         page.emulate_media(color_scheme="dark")

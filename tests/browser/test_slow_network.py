@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 
 @pytest.fixture
@@ -25,9 +25,16 @@ def begin(furnished, open_browser, log_in):
     return go
 
 
+def first_of(page: Page, held: list) -> Route:
+    """The request that is held back, as soon as it has come."""
+    while not held:
+        page.wait_for_timeout(10)
+    return held[0]
+
+
 def arrive(page: Page, held: list) -> None:
     """Lets the script through."""
-    held[0].continue_()
+    first_of(page, held).continue_()
     page.wait_for_load_state()
     page.unroute("**/static/work.js")
 
@@ -63,7 +70,7 @@ def test_a_screening_text_that_is_typed_before_the_script_has_come_is_saved(
     page.route("**/static/screening.js", lambda route: held.append(route))
     page.get_by_role("link", name="writing a response").click(no_wait_after=True)
     page.get_by_label("Your response").fill("Typed at once.")
-    held[0].continue_()
+    first_of(page, held).continue_()
     expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
 
 

@@ -191,10 +191,11 @@ def label(page: Page, name: str, submit) -> None:
         page.get_by_label("Your response").fill("Hello! How can I help you?")
         submit(page, "Control+Enter")
     page.get_by_role("button", name="Rate and rank").click()
+    page.wait_for_url("**/work/**")
     assert rank_all(page, name == "Leo", submit) == 2
     assert "SECRET" not in page.content()
-    today = page.get_by_role("row", name="Today (UTC)").get_by_role("cell").first
-    expect(today).to_have_text("3" if name == "Lea" else "2")
+    in_all = page.get_by_role("row", name="In all").get_by_role("cell").first
+    expect(in_all).to_have_text("3" if name == "Lea" else "2")
 
 
 def test_from_an_empty_service_to_a_reward_model(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -52,11 +51,8 @@ def samples(tmp_path):
 
 
 @contextmanager
-def serving(store):
+def serving(store, port):
     """The address of heed label serve on a store, in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     words = ["label", "serve", "--database", store, "--port", port, "--second-factor", "none"]
     command = [sys.executable, "-c", "import sys; from heedful.cli import main; sys.exit(main())"]
     process = subprocess.Popen([*command, *map(str, words)], cwd=store.parent)
@@ -166,13 +162,15 @@ def answers(tmp_path):
     return file
 
 
-def test_people_judge_models_and_grade_answers(samples, answers, store, tmp_path, monkeypatch):
+def test_people_judge_models_and_grade_answers(
+    samples, answers, store, tmp_path, monkeypatch, free_port
+):
     """Two projects of one service: which model is preferred, and which answers are true."""
     asked, graded = tmp_path / "tasks", tmp_path / "grading"
     by = "--by=people"
     assert main(["judge", by, f"--samples={samples}", f"--run_dir={asked}"]) == 0
     assert main(["judge", by, f"--truthfulqa={answers}", f"--run_dir={graded}"]) == 0
-    with serving(store) as url:
+    with serving(store, free_port()) as url:
         researcher = Researcher(url)
         models = researcher.project("models", asked / "tasks.jsonl")
         truth = researcher.project("truth", graded / "tasks.jsonl", asked="truth")

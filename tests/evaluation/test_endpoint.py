@@ -1,5 +1,6 @@
 """Asking a web service that misbehaves, over a real socket: nothing lost, all failures said."""
 
+import threading
 import time
 from email.utils import formatdate
 
@@ -46,15 +47,21 @@ def test_answers_come_back_under_their_names_and_equal_questions_are_asked_once(
 
 
 def test_every_kind_of_misbehaviour_is_mended_by_asking_again(service, tmp_path):
+    asked_again = threading.Event()
+
     def respond(question, n):
         answer = service.answer
         if n > 1:
+            if question["ask"] == 3:
+                asked_again.set()
             return good(service, question)
+        if question["ask"] == 3:
+            asked_again.wait(60)  # no answer until whoever asked has given up
         return [
             answer({"error": "busy"}, 429, {"Retry-After": "0.05"}),
             answer({"error": "busy"}, 503, {"Retry-After": formatdate(time.time() - 5)}),
             answer({"error": "oops"}, 500),
-            answer({"number": 0}, wait_s=1.5),  # over the time limit
+            answer({"number": 0}),  # over the time limit
             answer(b'{"number": 8, "us'),  # truncated JSON
             answer(b'{"number": 10}', cut=40),  # the connection ends early
             answer({"numbers": [12]}),  # wrong schema
@@ -65,7 +72,7 @@ def test_every_kind_of_misbehaviour_is_mended_by_asking_again(service, tmp_path)
 
     service.respond = respond
     asked = questions(10)
-    found = ask_all(quick(service, timeout_s=1.0), asked, read, file=tmp_path / "a.jsonl")
+    found = ask_all(quick(service, timeout_s=3.0), asked, read, file=tmp_path / "a.jsonl")
     assert found.found == {f"q{i}": 2 * i for i in range(10)}
     assert found.failed == {}
     expected = {"429": 1, "503": 1, "500": 1, "timeout": 1, "no JSON": 2, "connection": 1}
@@ -142,9 +149,9 @@ def test_a_service_that_is_down_is_not_asked_for_ever(service, tmp_path, monkeyp
 def test_the_rate_is_kept(service, tmp_path):
     service.respond = lambda question, n: good(service, question)
     endpoint = quick(service, requests_per_s=20.0)
+    begun = time.monotonic()  # the first may arrive late, but no sooner than this
     ask_all(endpoint, questions(6), read, file=tmp_path / "a.jsonl")
-    times = sorted(at for at, *_ in service.requests)
-    assert times[-1] - times[0] >= 5 / 20 - 0.02
+    assert max(at for at, *_ in service.requests) - begun >= 5 / 20
 
 
 def test_a_kill_in_the_middle_of_a_line_costs_that_answer_alone(service, tmp_path):

@@ -1,5 +1,7 @@
 """The Perspective client against a local server that speaks its protocol and misbehaves."""
 
+import threading
+
 import pytest
 
 from heedful.commands import graders
@@ -21,9 +23,8 @@ def answer_of(score):
 
 
 def local(service, **settings):
-    return perspective(
-        "a-key", url=service.url, requests_per_s=200.0, backoff_s=0.01, timeout_s=1.0, **settings
-    )
+    chosen = {"requests_per_s": 200.0, "backoff_s": 0.01, "timeout_s": 60.0} | settings
+    return perspective("a-key", url=service.url, **chosen)
 
 
 def test_scores_stand_beside_their_texts_and_empty_ones_are_not_sent(service, tmp_path):
@@ -40,8 +41,14 @@ def test_scores_stand_beside_their_texts_and_empty_ones_are_not_sent(service, tm
 
 
 def test_it_goes_on_through_misbehaviour_and_names_what_has_no_score(service, tmp_path):
+    asked_again = threading.Event()
+
     def respond(question, n):
         text = question["comment"]["text"]
+        if text == "slow" and n == 1:
+            asked_again.wait(60)  # no answer until whoever asked has given up
+        elif text == "slow":
+            asked_again.set()
         if text == "in tongues":
             return service.answer({"error": {"message": "language not supported"}}, 400)
         if text == "odd":
@@ -49,14 +56,14 @@ def test_it_goes_on_through_misbehaviour_and_names_what_has_no_score(service, tm
         first = {
             "busy": service.answer({}, 429, {"Retry-After": "0.05"}),
             "down": service.answer({}, 500),
-            "slow": service.answer(answer_of(0.1), wait_s=1.5),
+            "slow": service.answer(answer_of(0.1)),
             "cut": service.answer(b'{"attributeScores": {"TOX'),
         }
         return first[text] if n == 1 else service.answer(answer_of(0.5))
 
     service.respond, file = respond, tmp_path / "a.jsonl"
     texts = ["busy", "down", "in tongues", "slow", "cut", "odd"]
-    found = toxicity(texts, local(service), file=file)
+    found = toxicity(texts, local(service, timeout_s=3.0), file=file)
     assert found.scores == (0.5, 0.5, None, 0.5, 0.5, None)
     assert found.num_missing == 2
     assert found.answers.failed.keys() == {"2", "5"}

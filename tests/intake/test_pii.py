@@ -124,8 +124,8 @@ def test_hostile_texts_take_no_longer_than_others() -> None:
     rng = random.Random(0)
     hostile = ["+1" * 20000, "a@" * 20000, "1 " * 20000, "(0" * 20000, "a@" + "a-" * 20000]
     hostile += ["".join(rng.choices("+0123456789 .-()/", k=40000)), "AB12 " * 10000]
-    start_s = time.perf_counter()
+    start_s = time.process_time()
     for text in hostile:
         find_pii(text)
     # about 0.3 s in all; a pattern that backtracks takes minutes
-    assert time.perf_counter() - start_s < 10
+    assert time.process_time() - start_s < 10

@@ -113,14 +113,18 @@ def test_the_newest_answer_of_a_labeler_counts():
     assert ranking_agreement([new, other, old]).rates["strict"].value == 1.0
 
 
-def test_all_intervals_of_1800_observations_take_less_than_half_a_second():
+def test_all_intervals_of_1800_observations_take_less_than_weighing_each_in_every_draw():
     answers = study(num_labelers=40, num_prompts=600)
-    seconds = []
+    seconds, weighing = [], []
     for _ in range(3):  # the best of them: other work on the machine slows the memory
+        start = time.process_time()
+        weights = np.random.default_rng(0).multinomial(1800, np.full(1800, 1 / 1800), size=2000)
+        weights @ np.ones((1800, 6))
+        weighing.append(time.process_time() - start)
         start = time.process_time()
         found = ranking_agreement(answers, num_samples=2000)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.5
+    assert min(seconds) < 3 * min(weighing)  # half a second where this was written
     assert found.num_observations == 1800
 
 

@@ -73,7 +73,7 @@ def test_a_count_that_began_earlier_and_ended_later_is_not_kept(house):
 
     counts = Counts(house.database, lambda: house.clock.now, count, quick_s=-1.0)
     counts.get(1)
-    house.clock.now += 30.0
+    house.clock.now += FRESH_S
     assert counts.get(1).is_under_way and begun.wait(30)
     house.clock.now += 1.0
     assert counts.get(1, fresh=True).value == 3

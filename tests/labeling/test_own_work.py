@@ -32,6 +32,10 @@ def test_own_figures_count_by_kind_and_day(house):
     earlier = lea.get(f"{MINE}/history?before={house.clock.now - 91}")
     assert "Nothing before that." in earlier.text and "In figures" not in earlier.text
     assert lea.get(f"{MINE}/history?before=x").status == 404
+    done = "1 0 2 min"
+    assert f"Today (UTC) {done} In all {done}" in words(lea.get(MINE))
+    house.clock.now += 86_400.0
+    assert f"Today (UTC) 0 0 0 min In all {done}" in words(house.browser("lea").get(MINE))
 
 
 def test_guidelines_show_what_has_changed_since_they_were_read(house):

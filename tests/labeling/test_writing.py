@@ -118,7 +118,21 @@ def test_orders_that_cannot_be_are_refused(house):
 def work(prompt="", outputs=()):
     schema = None
     return Work(
-        "w", 1, "demonstration", "leased", prompt, "", None, outputs, 0.0, 1, schema, {}, 0, None
+        "w",
+        1,
+        "demonstration",
+        "leased",
+        prompt,
+        "",
+        None,
+        outputs,
+        0.0,
+        1,
+        schema,
+        {},
+        0,
+        None,
+        None,
     )
 
 

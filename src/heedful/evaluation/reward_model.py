@@ -90,7 +90,7 @@ def _bag_of_words(train: Sequence[Ranking], valid: Sequence[Ranking]) -> list[Sc
             "scikit-learn is needed for the bag-of-words baseline: pip install scikit-learn"
         ) from error
     vectorizer = CountVectorizer(min_df=2, binary=True)
-    counts = vectorizer.fit_transform([c.text for row in train for c in row.completions])
+    counts: Any = vectorizer.fit_transform([c.text for row in train for c in row.completions])
     better, worse = [], []  # rows of the counts
     start = 0
     for row in train:

@@ -304,7 +304,7 @@ def _by_both(totals: Floats, first: NDArray[np.intp], second: NDArray[np.intp]) 
     if num_cells > MAX_TABLE * len(totals):
         return None
     columns = [np.bincount(first * shape[1] + second, x, num_cells) for x in totals.T]
-    return np.stack(columns, axis=1).reshape(*shape, -1)
+    return np.stack(columns, axis=1, dtype=float).reshape(*shape, -1)
 
 
 def _weighted(table: Floats, first: Floats, second: Floats) -> Floats:

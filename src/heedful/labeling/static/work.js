@@ -20,6 +20,7 @@ let lastInput = Date.now();
 let activeMs = 1000 * Number(field("active_s").value); // from before, where the form came back
 let lastTick = Date.now();
 let stopped = false;
+let unsent = ""; // says, until all is saved, that a form was not sent
 
 for (const button of document.querySelectorAll(".without-script")) button.hidden = true;
 for (const time of document.querySelectorAll("time[data-clock]")) {
@@ -81,6 +82,7 @@ async function saveNow() {
   firstChange = 0;
   if (stopped) return;
   if (text === lastSent) {
+    unsent = "";
     saved.textContent = kept;
     return;
   }
@@ -91,18 +93,19 @@ async function saveNow() {
     if (response.ok) {
       field("revision").value = answer.revision;
       lastSent = text;
+      unsent = "";
       kept = `Saved ${clock(new Date(answer.saved_at * 1000))}`;
       if (JSON.stringify(fields()) === text) saved.textContent = kept;
       return;
     }
-    saved.textContent = `Not saved: ${answer.error}`;
+    saved.textContent = `${unsent}Not saved: ${answer.error}`;
     if (response.status === 409) {
       // Nothing is overwritten: sending this form shows both versions.
       stopped = true;
       return;
     }
   } catch {
-    saved.textContent = "Not saved: no connection. Your text is here; it is sent when the network is back.";
+    saved.textContent = `${unsent}Not saved: no connection. Your text is here; it is sent when the network is back.`;
   }
   timer = setTimeout(save, RETRY_MS);
 }
@@ -156,7 +159,8 @@ form.addEventListener("submit", async (event) => {
   await save();
   if (!stopped && JSON.stringify(fields()) !== lastSent) {
     // What the server could not keep it would not take either: nobody leaves the page with it.
-    saved.textContent = `Not sent. ${saved.textContent}`;
+    if (!unsent) saved.textContent = `Not sent. ${saved.textContent}`;
+    unsent = "Not sent. ";
     return;
   }
   try {
