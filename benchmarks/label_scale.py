@@ -148,6 +148,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     try:
         visit = asyncio.run(_visit(server, staff, labelers[: options.clients], options))
         memory_mib, cpu_s = server.memory_mib(), server.cpu_s()
+        visit_s = time.monotonic() - visit.begun
     finally:
         server.end()
     found = {
@@ -156,7 +157,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "start_s": round(start_s, 2),
         "figures_s": None if visit.figures_s is None else round(visit.figures_s, 1),
         "memory_mib": round(memory_mib),
-        "cores": round(cpu_s / (time.monotonic() - visit.begun), 2),
+        "cores": round(cpu_s / visit_s, 2),
         "flush": percentiles(visit.flushes),
         "submitted": visit.num_submitted,
         "requests": {what: len(seconds) for what, seconds in visit.seconds.items()},

@@ -31,6 +31,8 @@ from heedful.store.database import Database, open_database
 from heedful.store.tables import assignments, rankings, submissions
 from heedful.store.tables import tasks as task_table
 
+START_S = 120.0  # by then every process has opened the store
+
 # A submission of about 1.5 kB.
 ANSWER = RankingAnswer((1, 2, 2, 4), (None,) * 4, notes="x" * 1200)
 
@@ -182,7 +184,7 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
     seconds: list[float] = []
     if options.processes > 1:
         context = multiprocessing.get_context("spawn")
-        times, ready = context.Queue(), context.Barrier(options.processes + 1)
+        times, ready = context.Queue(), context.Barrier(options.processes + 1, timeout=START_S)
         started = [
             context.Process(
                 target=_process,

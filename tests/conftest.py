@@ -11,10 +11,8 @@ from __future__ import annotations
 import importlib
 import os
 import pwd
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -213,24 +211,21 @@ def interrupt_at() -> Callable[[int], Callable[[int, int], None]]:
     return make
 
 
+BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
+
+
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Finds a port that nobody listens on, and that no connection gets while a service starts."""
-
-    def find() -> int:
-        while True:
-            port = secrets.choice(range(20_000, 32_000))  # Linux gives others to connections
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) != 0:
-                    return port
-
-    return find
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        return importlib.import_module("label_service").free_port
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """A benchmark's module by its name; they import each other as scripts do."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
 
 

@@ -199,6 +199,8 @@ def test_nothing_is_lost_when_the_network_goes(begin):
     page.get_by_role("button", name="Skip").click()
     expect(page.locator("#saved")).to_contain_text("Not sent.")
     expect(note).to_have_value("written in a tunnel")
+    page.wait_for_timeout(4000)  # the next try to save has failed as well
+    expect(page.locator("#saved")).to_contain_text("Not sent.")
     page.context.set_offline(False)
     saved(page)
     page.reload()

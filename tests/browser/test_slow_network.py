@@ -27,9 +27,11 @@ def begin(furnished, open_browser, log_in):
 
 def first_of(page: Page, held: list) -> Route:
     """The request that is held back, as soon as it has come."""
-    while not held:
+    for _ in range(18_000):
+        if held:
+            return held[0]
         page.wait_for_timeout(10)
-    return held[0]
+    return pytest.fail("the page never asked for its script")
 
 
 def arrive(page: Page, held: list) -> None:
@@ -100,9 +102,12 @@ def counted(page: Page) -> float:
 
 def work_until(page: Page, seconds: float) -> None:
     """Scrolls until the page has counted so many seconds."""
-    while counted(page) < seconds:
+    for _ in range(900):
+        if counted(page) >= seconds:
+            return
         page.mouse.wheel(0, 10)
         page.wait_for_timeout(200)
+    pytest.fail(f"the page has counted {counted(page)} of {seconds} seconds")
 
 
 def test_a_page_that_comes_back_counts_the_seconds_on(furnished, open_browser, log_in):

@@ -166,9 +166,12 @@ def test_measures_of_a_trained_run_leave_its_settings_as_they_are(tmp_path, mode
     run, text = tmp_path / "run", write_jsonl(tmp_path / "t.jsonl", {"text": "w2 w3 w4"})
     before = (run / "config.toml").read_bytes(), (run / "env.json").stat().st_mtime_ns
     words = ["measure", f"--text={text}", f'--models=[{{ name = "a", path = "{model}" }}]']
-    for _ in range(2):  # the second finds the first's
-        assert heed(*words, f"--run_dir={run}")[0] == 0
+    (run / "state").mkdir()
+    (run / "state" / "step-00000001.pt").write_text("training goes on from here")
+    for flags in ([], ["--overwrite"], ["--resume"]):  # the others find the first's
+        assert heed(*words, f"--run_dir={run}", *flags)[0] == 0
         assert ((run / "config.toml").read_bytes(), (run / "env.json").stat().st_mtime_ns) == before
+        assert (run / "state" / "step-00000001.pt").read_text() == "training goes on from here"
     assert set(json.loads((run / "measures.json").read_text())) == {"a"}
     assert "t.jsonl" in (run / "measure" / "config.toml").read_text()
     assert heed(*words, f"--run_dir={tmp_path / 'own'}")[0] == 0

@@ -113,7 +113,7 @@ def test_the_newest_answer_of_a_labeler_counts():
     assert ranking_agreement([new, other, old]).rates["strict"].value == 1.0
 
 
-def test_all_intervals_of_1800_observations_take_less_than_weighing_each_in_every_draw():
+def test_all_intervals_of_1800_observations_take_no_longer_than_drawing_and_weighing_each():
     answers = study(num_labelers=40, num_prompts=600)
     seconds, weighing = [], []
     for _ in range(3):  # the best of them: other work on the machine slows the memory
@@ -124,7 +124,7 @@ def test_all_intervals_of_1800_observations_take_less_than_weighing_each_in_ever
         start = time.process_time()
         found = ranking_agreement(answers, num_samples=2000)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 3 * min(weighing)  # half a second where this was written
+    assert min(seconds) < 1.5 * min(weighing)  # half of it where this was written
     assert found.num_observations == 1800
 
 

@@ -139,7 +139,7 @@ def test_two_way_variance_is_the_sum_of_three_terms():
 @pytest.mark.parametrize("cells_per_row", [0, 16])
 def test_two_way_sums_are_those_of_rows_counted_by_hand(monkeypatch, cells_per_row):
     # Few cells for many rows go through a table, else every row is weighed: the same draws.
-    monkeypatch.setattr("heedful.statistics.intervals.MAX_TABLE", cells_per_row)
+    monkeypatch.setattr("heedful.statistics.intervals._MAX_CELLS", cells_per_row)
     rng = np.random.default_rng(8)
     prompts, labelers = rng.integers(12, size=90), rng.integers(4, size=90)
     rows = rng.normal(size=(90, 2))

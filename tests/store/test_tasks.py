@@ -148,6 +148,24 @@ def test_drafts_of_two_tabs_do_not_overwrite_each_other(house):
     assert house.write(tasks.save_draft, work.id, who, {"a": 3}, revision=1, now=house.now) == 2
 
 
+def test_the_working_time_of_a_draft_is_the_most_that_a_tab_has_counted(house):
+    work = claim(house, 0)
+    who = house.labelers[0]
+
+    def kept():
+        return house.read(tasks.view, work.id, who).active_s
+
+    assert kept() is None
+    house.write(tasks.heartbeat, work.id, who, active_s=40.0, now=house.now)
+    house.write(tasks.save_draft, work.id, who, {"a": 1}, revision=0, active_s=7.0, now=house.now)
+    house.write(tasks.save_draft, work.id, who, {"a": 2}, revision=1, now=house.now)
+    assert kept() == 40.0
+    house.write(tasks.save_draft, work.id, who, {"a": 3}, revision=2, active_s=41.5, now=house.now)
+    house.write(tasks.skip, work.id, who, now=house.now)
+    house.write(tasks.heartbeat, work.id, who, active_s=900.0, now=house.now)  # an old tab
+    assert kept() == 41.5
+
+
 def test_a_draft_of_any_text_is_kept_and_a_number_that_is_none_is_refused(house):
     work = claim(house, 0)
     who = house.labelers[0]

@@ -25,9 +25,10 @@ HEAD = """\
 Every command takes a TOML file of the settings below, and `--section.key=value` for any of them,
 which wins over the file. An unknown key is an error that names the nearest known one. `--dry-run`
 prints the resolved settings, the numbers that follow from them, and stops; a run keeps its resolved
-settings in `run_dir/config.toml`. A stage of a recipe (`heed run`) has the same settings, except
-`run_dir`, which the recipe gives. Where a default comes from the paper (Ouyang et al. 2022), the
-section or appendix stands behind it.
+settings in `run_dir/config.toml` (`heed eval` in `run_dir/eval/`, and `heed measure` in
+`run_dir/measure/` where the directory is another command's). A stage of a recipe (`heed run`) has
+the same settings, except `run_dir`, which the recipe gives. Where a default comes from the paper
+(Ouyang et al. 2022), the section or appendix stands behind it.
 """
 
 

@@ -30,7 +30,7 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
     In the directory of a run of another command, whose settings stay as they are, its own settings
     go to measure/config.toml.
     """
-    config, run_dir, progress = ready(config, resume)
+    config, run_dir, progress = ready(config, True)  # a training state there is another command's
     start_run(config, run_dir / OWN_DIR if _is_of_another(run_dir) else run_dir)
     documents = []
     for text in read_text(config.text):

@@ -26,6 +26,8 @@ RESULTS = {
     "sample": "completions.jsonl",
     "snapshot": "manifest.json",
 }
+# They write beside what a run of another command has left, whose training state is not theirs.
+BESIDE = ("eval", "measure")
 # Commands that read for long and print no lines of their own.
 SILENT = ("tokenizer", "sample", "prefix", "measure", "label", "eval", "judge")
 
@@ -71,7 +73,8 @@ def _run(options: argparse.Namespace, config: Any) -> None:
     def run() -> None:
         with begun(run_dir, name):
             if options.restart:
-                shutil.rmtree(run_dir / "state", ignore_errors=True)
+                if name not in BESIDE:
+                    shutil.rmtree(run_dir / "state", ignore_errors=True)
                 if name == "eval":  # results of other suites may be in the same directory
                     module.forget(config)
             function(config, resume=options.resume)
@@ -131,7 +134,7 @@ def _is_finished(command: str, config: Any, resume: bool) -> bool:
     from heedful.commands.worker import mark_of
 
     run_dir, result = Path(config.run_dir), RESULTS.get(command)
-    has_state = any((run_dir / "state").glob("step-*.pt"))
+    has_state = command not in BESIDE and any((run_dir / "state").glob("step-*.pt"))
     has_result = result is not None and (run_dir / result).exists()
     is_cut_short = mark_of(run_dir, command).exists()
     if has_result and not has_state and not resume:

@@ -99,7 +99,7 @@ def _bag_of_words(train: Sequence[Ranking], valid: Sequence[Ranking]) -> list[Sc
                 if first < second:
                     better.append(start + i)
                     worse.append(start + j)
-        start += len(row.ranks)
+        start += len(row.completions)
     difference = counts[better] - counts[worse]
     flip = np.arange(len(better)) % 2 == 1  # both labels must occur; the model has no intercept
     signs = np.where(flip, -1, 1)

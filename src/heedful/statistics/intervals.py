@@ -35,8 +35,8 @@ Statistic = Literal["mean"] | Callable[[Floats], Floats]
 MIN_LABELERS = 5
 # Weights held in memory at once, in entries: 4M float64 are 32 MB.
 _CHUNK_ENTRIES = 4_000_000
-# A table of two clusterings is used up to so many cells a row.
-MAX_TABLE = 16
+# A table of two clusterings is used up to so many cells a row, and numbers in them.
+_MAX_CELLS, _MAX_NUMBERS = 16, 320
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +288,7 @@ def _resampled(
         table = _by_both(totals, clusterings[0][:, 0], clusterings[1][:, 0])
         if table is not None:
             draws = _draws(clusterings, num_samples, seed)
-            return np.concatenate([_weighted(table, *drawn) for drawn in draws])
+            return np.concatenate([_table_sums(table, *drawn) for drawn in draws])
     return np.concatenate(
         [weights @ totals for weights in _weights(clusterings, num_samples, seed)]
     )
@@ -301,13 +301,13 @@ def _by_both(totals: Floats, first: NDArray[np.intp], second: NDArray[np.intp]) 
     """
     shape = (int(first.max()) + 1, int(second.max()) + 1)
     num_cells = shape[0] * shape[1]
-    if num_cells > MAX_TABLE * len(totals):
+    if num_cells > min(_MAX_CELLS, _MAX_NUMBERS // totals.shape[1]) * len(totals):
         return None
     columns = [np.bincount(first * shape[1] + second, x, num_cells) for x in totals.T]
     return np.stack(columns, axis=1, dtype=float).reshape(*shape, -1)
 
 
-def _weighted(table: Floats, first: Floats, second: Floats) -> Floats:
+def _table_sums(table: Floats, first: Floats, second: Floats) -> Floats:
     """The table's sums (s, 2D), its rows drawn (s, C1) times and its columns (s, C2) times."""
     by_second = (first @ table.reshape(len(table), -1)).reshape(len(first), *table.shape[1:])
     return np.einsum("sc,scd->sd", second, by_second)

@@ -113,6 +113,10 @@ def heartbeat(
     """
     row = own_row(connection, assignment_id, labeler_id)
     project = get(connection, row.project_id)
+    if active_s is not None and row.state in ("leased", "expired"):
+        # Before the task is locked: a submission saves its draft first as well.
+        mine = drafts.c.assignment_id == assignment_id
+        connection.execute(update(drafts).where(mine).values(active_s=_longest(active_s)))
     if row.state == "expired":
         lock_member(connection, row.project_id, labeler_id)
         row = locked_row(connection, assignment_id, labeler_id)
@@ -121,9 +125,6 @@ def heartbeat(
         row = locked_row(connection, assignment_id, labeler_id)
         if row.state == "leased":
             renew(connection, row, project, now=now)
-    if active_s is not None:
-        mine = drafts.c.assignment_id == assignment_id
-        connection.execute(update(drafts).where(mine).values(active_s=_longest(active_s)))
     row = own_row(connection, assignment_id, labeler_id)
     return Lease(row.state, row.lease_until)
 

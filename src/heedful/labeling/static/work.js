@@ -65,7 +65,7 @@ function later() {
   if (stopped) return;
   const now = Date.now();
   firstChange ||= now;
-  saved.textContent = "Not saved yet";
+  saved.textContent = `${unsent}Not saved yet`;
   clearTimeout(timer);
   timer = setTimeout(save, Math.max(0, Math.min(SAVE_AFTER_MS, firstChange + SAVE_AT_LATEST_MS - now)));
 }
