@@ -76,13 +76,24 @@ def test_a_screening_text_that_is_typed_before_the_script_has_come_is_saved(
     expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
 
 
-def test_the_way_back_shows_what_the_server_has_and_says_so(furnished, open_browser, log_in):
-    page = open_browser()
-    log_in(page, furnished.url, "lea")
-    page.get_by_role("link", name="Answers, fast").click()
-    page.get_by_role("button", name="Write a demonstration").click()
+@pytest.fixture
+def at_work(furnished, open_browser, log_in):
+    """Opens lea's next task, and waits until all of its page has come."""
+
+    def go(project: str, button: str) -> Page:
+        page = open_browser()
+        log_in(page, furnished.url, "lea")
+        page.get_by_role("link", name=project).click()
+        page.get_by_role("button", name=button).click()
+        page.wait_for_load_state()
+        return page
+
+    return go
+
+
+def test_the_way_back_shows_what_the_server_has_and_says_so(furnished, at_work):
+    page = at_work("Answers, fast", "Write a demonstration")
     response = page.get_by_label("Your response")
-    page.wait_for_load_state()
     response.fill("What was saved.")
     expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))
     # In the page itself: a route does not stop what a page sends while it goes away.
@@ -110,12 +121,8 @@ def work_until(page: Page, seconds: float) -> None:
     pytest.fail(f"the page has counted {counted(page)} of {seconds} seconds")
 
 
-def test_a_page_that_comes_back_counts_the_seconds_on(furnished, open_browser, log_in):
-    page = open_browser()
-    log_in(page, furnished.url, "lea")
-    page.get_by_role("link", name="Answers, strict").click()
-    page.get_by_role("button", name="Rate and rank").click()
-    page.wait_for_load_state()
+def test_a_page_that_comes_back_counts_the_seconds_on(at_work):
+    page = at_work("Answers, strict", "Rate and rank")
     work_until(page, 2)
     page.evaluate("document.getElementById('work').noValidate = true")
     page.get_by_role("button", name="Submit and next").click()
@@ -125,12 +132,8 @@ def test_a_page_that_comes_back_counts_the_seconds_on(furnished, open_browser, l
     work_until(page, 4)
 
 
-def test_a_task_that_is_opened_again_counts_the_seconds_on(furnished, open_browser, log_in):
-    page = open_browser()
-    log_in(page, furnished.url, "lea")
-    page.get_by_role("link", name="Answers, fast").click()
-    page.get_by_role("button", name="Write a demonstration").click()
-    page.wait_for_load_state()
+def test_a_task_that_is_opened_again_counts_the_seconds_on(at_work):
+    page = at_work("Answers, fast", "Write a demonstration")
     work_until(page, 2)
     page.get_by_label("Your response").fill("Half of it.")
     expect(page.locator("#saved")).to_have_text(re.compile(r"^Saved \d"))

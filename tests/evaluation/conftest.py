@@ -19,7 +19,6 @@ class Answer(NamedTuple):
     body: Any
     status: int = 200
     headers: Mapping[str, str] = MappingProxyType({})
-    wait_s: float = 0.0
     cut: int = 0
 
 
@@ -49,7 +48,6 @@ def handler_of(service: Service) -> type[BaseHTTPRequestHandler]:
                 service.requests.append((time.monotonic(), question, dict(self.headers)))
                 number = service.tries_of(question)
             answer = service.respond(question, number)
-            time.sleep(answer.wait_s)
             body = answer.body
             sent = body if isinstance(body, bytes) else json.dumps(body).encode()
             try:
