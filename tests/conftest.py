@@ -190,7 +190,11 @@ def results_of() -> Callable[..., list[dict[str, Any]]]:
 
     def read(run_dir: Any) -> list[dict[str, Any]]:
         return [
-            {key: value for key, value in row.items() if not key.startswith(("time/", "speed/"))}
+            {
+                key: value
+                for key, value in row.items()
+                if not key.startswith(("time/", "speed/", "memory/"))
+            }
             for row in read_metrics(run_dir)
         ]
 

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "store": "records errors",
     "rollout": "models losses distributed errors",
     "training": "config metrics memory records data models losses rollout distributed errors",
-    "evaluation": "statistics shown records metrics data models rollout errors",
+    "evaluation": "statistics shown records metrics memory data models rollout errors",
     "intake": "store records errors",
     "simulation": "store records errors",
     "labeling": "statistics store records config plots errors",

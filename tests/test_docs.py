@@ -23,7 +23,7 @@ WRITERS = [
     *(SOURCE / "commands" / name for name in ("train.py", "while_training.py")),
     SOURCE / "evaluation" / "evaluators.py",
 ]
-METRIC = re.compile(r"(pretrain|sft|reward|ppo|optim|data|valid|speed|time)/[a-z_]+")
+METRIC = re.compile(r"(pretrain|sft|reward|ppo|optim|data|valid|speed|memory|time)/[a-z_]+")
 
 
 def test_the_page_of_settings_is_current():

@@ -1,4 +1,4 @@
-"""How much memory the process took."""
+"""How much memory the process took, and tensors on a device."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ def test_linux_counts_kib_and_macos_bytes(monkeypatch, platform: str, counted: i
     monkeypatch.setattr(memory.resource, "getrusage", lambda who: usage)
     monkeypatch.setattr(memory.sys, "platform", platform)
     assert memory.peak_gib() == 3.0
+
+
+def test_the_peak_of_a_device_is_what_tensors_took(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {"cuda:1": 5 * 2**30}.get)
+    assert memory.device_peak_gib("cuda:1") == 5.0
+    assert memory.device_peak_gib("cpu") is None
 
 
 @pytest.mark.parametrize(

@@ -76,14 +76,18 @@ class Section(BaseModel):
 
 
 class Compute(Section):
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Where models compute: "cpu", "cuda" or, of several, "cuda:1"; "auto" takes CUDA where torch
+    finds it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute dtype of the model; weights keep an fp32 master copy in training (paper section 3:
-    fp16 with fp32 masters). "auto" takes bfloat16 where this processor is fast at it."""
+    fp16 with fp32 masters). "auto" takes bfloat16 where the device is fast at it."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 uses all cores."""
-    tokens_per_microbatch: Positive = 8192
+    tokens_per_microbatch: Annotated[int, Field(ge=0)] = 0
     """Real tokens in one forward and backward pass; a batch is cut into as many as it needs. Bounds
-    memory, never changes the result."""
+    memory, never changes the result; halved where memory runs out. 0 takes 8,192 on a processor and
+    32,768 on an accelerator."""
 
 
 C = TypeVar("C", bound=Section)
@@ -98,6 +102,7 @@ NEEDS = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
     "string_type": "a text",
+    "string_pattern_mismatch": "another form",
     "tuple_type": "a list",
 }
 
@@ -154,7 +159,7 @@ def deciding_settings(config: Section) -> dict[str, Any]:
     not: a run that met the end of memory goes on with smaller micro-batches.
     """
     values = config.model_dump(mode="json", exclude={"run_dir", "log", "eval", "eval_every"})
-    for name in ("threads", "tokens_per_microbatch"):
+    for name in ("device", "threads", "tokens_per_microbatch"):
         values.get("compute", {}).pop(name, None)
     return values
 

@@ -39,7 +39,23 @@ def tune_allocator() -> bool:
     return all(taken)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the processor or on an accelerator."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def peak_gib() -> float:
     """Memory of this process at its most until now, in GiB."""
     unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def device_peak_gib(device: str) -> float | None:
+    """Memory that tensors took on a CUDA device at their most until now, in GiB; None on others."""
+    if not device.startswith("cuda"):
+        return None
+    import torch  # who asks for the processor alone needs none
+
+    return torch.cuda.max_memory_allocated(device) / 2**30

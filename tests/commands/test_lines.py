@@ -17,7 +17,7 @@ from heedful.training.profiling import watched
 def followed(name: str) -> tuple[_Lines, lines.Progress]:
     found = _Lines(name)
     found.start_s = found.said_s = 100.0
-    return found, found.follow(lambda done, total: None, Path("unused"), "")
+    return found, found.follow(lambda done, total: None, Path("unused"), "", "cpu")
 
 
 def test_a_line_comes_with_every_tenth_and_every_half_minute(capsys):

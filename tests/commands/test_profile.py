@@ -21,6 +21,7 @@ from heedful.commands.profile import (
     make_report,
     measure_peaks,
     page_of,
+    print_report,
 )
 from heedful.metrics import read_metrics
 from heedful.models.scalar_model import scalar_model_from
@@ -204,7 +205,7 @@ def test_shares_by_hand(tmp_path, monkeypatch):
     events = [event | {"ph": "X", "tid": 1} for event in events]
     trace = {"traceEvents": events}
     (tmp_path / TRACE_FILE).write_bytes(gzip.compress(json.dumps(trace).encode()))
-    monkeypatch.setattr("heedful.commands.profile.matmul_rate", lambda shape, dtype: 1e9)
+    monkeypatch.setattr("heedful.commands.profile.matmul_rate", lambda *_, device: 1e9)
     recorded = Recorded(0.010, 5, 2, 3, num_tokens=20, peak_gib=1.5)
     report = make_report("sample", tmp_path, "float32", recorded)
     forward, other = report["phases"]
@@ -221,4 +222,93 @@ def test_shares_by_hand(tmp_path, monkeypatch):
     assert mm["shapes"][0]["shapes"] == [[100, 50], [50, 40]]
     assert mm["share_of_peak"] == pytest.approx(0.1)
     assert add["matmul_flops_per_s"] == 0
-    assert "| mm | 40.0% | 1 | 0.1 | 10.0% | 100x50, 50x40 float32 |" in page_of(report)
+    assert (report["device"], report["device_name"], report["seconds_of"]) == ("cpu", None, "host")
+    assert report["device_peak_gib"] is None
+    page = page_of(report)
+    assert "| mm | 40.0% | 1 | 0.1 | 10.0% | 100x50, 50x40 float32 |" in page
+    assert "| phase | s | share | matmul GFLOP/s | of peak |" in page
+    assert "float32 on cpu, threads" in page
+    assert "peak memory of the process 1.50 GiB\n" in page
+
+
+# A window of 10 ms on a device. Host: forward in 6 of them, in it mm, which asks for 2 ms of work.
+HOST_EVENTS = [
+    {"cat": "user_annotation", "name": "phase: forward", "ts": 0.0, "dur": 6000.0, "args": {}},
+    {"cat": "user_annotation", "name": "phase: data", "ts": 7000.0, "dur": 1000.0, "args": {}},
+    {
+        "cat": "cpu_op",
+        "name": "aten::mm",
+        "ts": 1000.0,
+        "dur": 10.0,
+        "args": {
+            "External id": 7,
+            "Input Dims": [[10_000, 500], [500, 1000]],
+            "Input type": ["c10::BFloat16", "c10::BFloat16"],
+        },
+    },
+]
+KERNELS = [
+    {"cat": "kernel", "name": "gemm", "ts": 5000.0, "dur": 2000.0, "args": {"External id": 7}},
+    {"cat": "kernel", "name": "void own<int>(int*)", "ts": 9000.0, "dur": 500.0, "args": {}},
+]
+
+
+@pytest.fixture
+def report_of(tmp_path, monkeypatch):
+    """The report of a trace of a window of 10 ms on "cuda", whose peak is 20 TFLOP/s."""
+
+    def rate(shape, dtype, device):
+        assert device == "cuda"
+        return 20e12
+
+    monkeypatch.setattr("heedful.commands.profile.matmul_rate", rate)
+    monkeypatch.setattr("torch.cuda.get_device_name", {"cuda": "Large"}.get)
+
+    def report(events: list[dict[str, Any]]) -> dict[str, Any]:
+        trace = {"traceEvents": [event | {"ph": "X", "tid": 1} for event in events]}
+        (tmp_path / TRACE_FILE).write_bytes(gzip.compress(json.dumps(trace).encode()))
+        recorded = Recorded(0.010, 5, 2, 3, 20, 1.5, device="cuda", device_peak_gib=2.25)
+        return make_report("sample", tmp_path, "bfloat16", recorded)
+
+    return report
+
+
+def test_shares_of_a_device_by_hand(report_of, capsys):
+    """mm of 2 x 10,000 x 500 x 1000 = 10 GFLOP in 2 ms: 5 TFLOP/s."""
+    report = report_of([*HOST_EVENTS, *KERNELS])
+    phases = {row["phase"]: row for row in report["phases"]}
+    assert list(phases) == ["idle", "forward", "other", "data"]
+    shares = {name: row["share"] for name, row in phases.items()}
+    assert shares == pytest.approx({"idle": 0.75, "forward": 0.2, "other": 0.05, "data": 0})
+    host = {name: row["host_seconds"] for name, row in phases.items() if "host_seconds" in row}
+    assert host == pytest.approx({"forward": 0.006, "other": 0.003, "data": 0.001})
+    assert phases["forward"]["share_of_peak"] == pytest.approx(0.25)
+    assert report["share_of_peak"] == pytest.approx(0.05)
+    assert report["share_outside_operators"] == pytest.approx(0.75)
+    assert (report["device"], report["device_peak_gib"]) == ("cuda", 2.25)
+    page = page_of(report)
+    for line in (
+        "| phase | device s | share | host s | matmul TFLOP/s | of peak |",
+        "| idle | 0.007 | 75.0% |  |  |  |",
+        "| forward | 0.002 | 20.0% | 0.006 | 5.0 | 25.0% |",
+        "| mm | 20.0% | 1 | 5.0 | 25.0% | 10000x500, 500x1000 bfloat16 |",
+        "| own | 5.0% | 1 |  |  |  |",
+        "| 10000 x 500 x 1000 | bfloat16 | 20.0 |",
+        "bfloat16 on cuda (Large), threads",
+        "of the peak of 20.0 TFLOP/s",
+        "peak memory of the process 1.50 GiB, of the device 2.25 GiB\n",
+    ):
+        assert line in page
+    assert "administrators" not in page
+    print_report(report)
+    printed = capsys.readouterr().out
+    assert "idle" in printed and "device s" in printed
+
+
+def test_a_device_whose_times_are_kept_back_is_said(report_of):
+    report = report_of(HOST_EVENTS)
+    assert report["seconds_of"] == "host"
+    assert "idle" not in {row["phase"] for row in report["phases"]}
+    page = page_of(report)
+    assert "the trace has no times of the device" in page
+    assert "| phase | s | share | matmul TFLOP/s | of peak |" in page

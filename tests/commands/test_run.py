@@ -401,10 +401,10 @@ def wait_for(process: subprocess.Popen[str], stage: Path, is_so: Callable[[], ob
 
 
 def result(stage: Path) -> tuple[str, list[dict[str, float]]]:
-    """The hash of the published weights, and every metric but those of speed and time."""
+    """The hash of the published weights, and every metric but those of speed, time and memory."""
     lineage = json.loads((stage / "model" / "heedful.json").read_text(encoding="utf-8"))
     rows = [
-        {key: row[key] for key in row if not key.startswith(("speed/", "time/"))}
+        {key: row[key] for key in row if not key.startswith(("speed/", "time/", "memory/"))}
         for row in read_metrics(stage)
     ]
     assert len(rows) == STEPS

@@ -44,7 +44,8 @@ def test_a_judge_says_how_likely_yes_is(tiny_model, tokenizer, tmp_path):
     words = tokenizer.backend_tokenizer
     path = tmp_path / "model" / "tokenizer.json"
     path.write_text(words.to_str().replace('"w40"', '"yes"').replace('"w41"', '"no"'))
-    judge = load_judge(str(tmp_path / "model"), "w7", torch.float32, 1000)
+    where = (torch.float32, torch.device("cpu"))
+    judge = load_judge(str(tmp_path / "model"), "w7", where, 1000)
     found = judge([("w9", "w10 w11"), ("w12", "w13")])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     unknown = 2  # Q:, A: and the question with its colon

@@ -8,7 +8,14 @@ import torch
 from heedful.errors import EvaluationError
 from heedful.evaluation import answering
 from heedful.evaluation.answering import Request, choice_logprobs, responses
-from heedful.evaluation.room import MAX_ROWS, Room, out_of_memory, rows_that_fit, tokens_that_fit
+from heedful.evaluation.room import (
+    MAX_ROWS,
+    Room,
+    free_bytes,
+    rows_that_fit,
+    tokens_that_fit,
+)
+from heedful.memory import out_of_memory
 
 REQUESTS = [Request([5 + i, 6, 7 + i], [[8, 9, 10 + i], [20, 21]]) for i in range(12)]
 
@@ -37,7 +44,7 @@ def free(monkeypatch):
     """Sets the memory that is free, in bytes."""
 
     def set_to(value):
-        monkeypatch.setattr("heedful.evaluation.room.free_bytes", lambda: value)
+        monkeypatch.setattr("heedful.evaluation.room.free_bytes", lambda device: value)
 
     return set_to
 
@@ -134,6 +141,31 @@ def test_batches_follow_from_the_memory_that_is_free(tiny_model, free):
     assert rows_that_fit(model, 10, 5, is_drawn=True) == MAX_ROWS
     # 1005 slots and 1000 tokens of 4 * (8 * 32 + 3 * 64 + 2 * 4 * 1000): 34,049,280 bytes a row
     assert rows_that_fit(model, 1000, 5, is_drawn=True) == 63
+
+
+def test_a_device_can_give_what_it_has_free_and_what_torch_keeps_unused(monkeypatch, tiny_model):
+    """100 bytes of 1000 are free; torch holds 70, of which tensors have 40."""
+    given = {"mem_get_info": (100, 1000), "memory_reserved": 70, "memory_allocated": 40}
+    asked = []
+    for name, value in given.items():
+        monkeypatch.setattr(
+            torch.cuda, name, lambda device, value=value: asked.append(str(device)) or value
+        )
+    assert free_bytes(torch.device("cuda:1")) == 100 + 70 - 40
+    assert set(asked) == {"cuda:1"}
+    asked.clear()
+    assert tokens_that_fit(tiny_model(), 10) > 1 and not asked  # its weights are not on a device
+
+
+def test_the_room_is_that_of_the_device_of_the_model(monkeypatch, tiny_model):
+    model = tiny_model().to("meta")
+    asked = []
+    monkeypatch.setattr(
+        "heedful.evaluation.room.free_bytes", lambda device: asked.append(device.type) or 2**40
+    )
+    tokens_that_fit(model, 10)
+    rows_that_fit(model, 10, 5)
+    assert asked == ["meta", "meta"]
 
 
 def test_a_batch_that_was_small_for_lack_of_memory_does_not_stay_small(tiny_model, free, memory):

@@ -7,8 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from heedful.errors import ModelError
-from heedful.models import attention
-from heedful.models.attention import Cached, KeyValueCache, Packed
+from heedful.models import attention, buckets
+from heedful.models.attention import Cached, Packed
+from heedful.models.cache import KeyValueCache
 from heedful.models.language_model import cast_weights, hidden_states, hidden_states_at
 from heedful.models.output_head import logits, output_head, prepacked_head, token_logprobs
 
@@ -37,11 +38,11 @@ def padded_hidden(model, sequences: list[list[int]]) -> torch.Tensor:
 @pytest.fixture(params=["buckets", "weights made again", "sdpa"])
 def path(request, monkeypatch):
     """The ways on the CPU: batched matmuls over buckets, and scaled_dot_product_attention."""
-    monkeypatch.setattr(attention, "MIN_BUCKET_ROWS", 3)  # several buckets
+    monkeypatch.setattr(buckets, "MIN_BUCKET_ROWS", 3)  # several buckets
     if request.param == "sdpa":
         monkeypatch.setattr(attention, "MAX_MATMUL_LENGTH", 0)
     if request.param == "weights made again":
-        monkeypatch.setattr(attention, "MAX_KEPT_LENGTH", 0)
+        monkeypatch.setattr(buckets, "MAX_KEPT_LENGTH", 0)
     return request.param
 
 
@@ -143,7 +144,7 @@ def shared(trees: list[tuple[int, list[int]]]) -> tuple[list[list[int]], Packed,
         for i in range(first + 1, len(lengths)):
             begin = sum(lengths[:i])
             whole.append([*range(start, start + prompt), *range(begin, begin + lengths[i])])
-    return sequences_of(lengths), Packed(lengths, "cpu", prefix_of), whole
+    return sequences_of(lengths), Packed(lengths, prefix_of), whole
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -211,6 +212,7 @@ def test_cached_decoding_equals_a_full_pass(tiny_model, architecture):
     steps = []
     for column in range(6):
         tokens = torch.tensor([row[column] for row in rest])
+        cache.reserve(int(slots.max()) + 1)
         steps.append(hidden_states(model, tokens, Cached(cache, slots)))
         slots = slots + 1
     for i in range(3):
@@ -241,14 +243,14 @@ def test_positions_restart():
 
 
 def test_positions_go_on_from_the_prefix():
-    layout = Packed([3, 2, 4, 1, 2], "cpu", [None, 0, None, 0, 2])
+    layout = Packed([3, 2, 4, 1, 2], [None, 0, None, 0, 2])
     assert layout.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 3, 4, 5]]
     assert layout.prefix_lengths == [0, 3, 0, 3, 4]
     assert layout.longest == 6
 
 
 def test_a_bias_shows_prefix_and_past():
-    layout = Packed([3, 1, 2, 2], "cpu", [None, None, 0, 1])
+    layout = Packed([3, 1, 2, 2], [None, None, 0, 1])
     bucket = layout.buckets[-1]
     assert (bucket.num_rows, bucket.length) == (2, 2)
     # keys: three cells of prefix (the second row has one token there), then the row's own
@@ -261,7 +263,7 @@ def test_a_bias_shows_prefix_and_past():
 
 def test_a_prefix_of_a_prefix_is_refused():
     with pytest.raises(ValueError, match="prefix of its own"):
-        Packed([2, 2, 2], "cpu", [None, 0, 1])
+        Packed([2, 2, 2], [None, 0, 1])
 
 
 @pytest.mark.parametrize("lengths", [[], [3, 0]])
@@ -276,7 +278,7 @@ def test_a_call_without_layout_names_the_cause(tiny_model):
 
 
 def test_buckets_hold_every_row_once_and_similar_lengths(monkeypatch):
-    monkeypatch.setattr(attention, "MIN_BUCKET_ROWS", 2)
+    monkeypatch.setattr(buckets, "MIN_BUCKET_ROWS", 2)
     layout = Packed([10, 2, 9, 3, 10, 2])
     rows = [(bucket.num_rows, bucket.length) for bucket in layout.buckets]
     assert rows == [(3, 10), (2, 3), (1, 2)]

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from heedful.errors import ModelError
 from heedful.models import output_head
 from heedful.models.attention import Packed
+from heedful.models.device import pick_dtype
 from heedful.models.language_model import (
     PAD_TOKEN,
     cast_weights,
@@ -26,7 +27,6 @@ from heedful.models.language_model import (
     load_tokenizer,
     new_language_model,
     num_parameters,
-    pick_dtype,
     read_lineage,
     require_same_tokenizer,
     set_residual_dropout,

@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from heedful.models import prepacked
 from heedful.models.language_model import cast_weights
-from heedful.rollout import engine
-from heedful.rollout.engine import end_tokens, pick, sample
+from heedful.rollout import steps
+from heedful.rollout.engine import end_tokens, sample
+from heedful.rollout.picking import pick
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gemma2", "gemma3"]
 NEVER, PAD = 0, 1  # a random model seldom says token 0: the tests choose an EOS that it does say
@@ -102,7 +103,7 @@ def test_leaving_rows_and_chunks_change_nothing(tiny_model, monkeypatch, share, 
     model = tiny_model("qwen3")
     eos = spoken(model)
     expected = greedy(model, [prompt for prompt in PROMPTS for _ in range(n)], eos)
-    monkeypatch.setattr(engine, "COMPACT_SHARE", share)
+    monkeypatch.setattr(steps, "COMPACT_SHARE", share)
     found = greedy(model, PROMPTS, eos, max_rows=max_rows, n=n)
     assert torch.equal(found.tokens, expected.tokens)
     assert_close(found.logprobs, expected.logprobs, rtol=0, atol=1e-4)
@@ -195,6 +196,10 @@ def p_value(found: dict, expected: dict) -> float:
     return float(chisquare(counts, wanted).pvalue)
 
 
+def uniform(num_rows: int) -> torch.Tensor:
+    return torch.rand(num_rows, 1, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize(
     ("temperature", "top_p", "kept"),
     [(1.0, 1.0, 6), (0.5, 1.0, 6), (2.0, 1.0, 6), (1.0, 0.75, 3), (1.0, 0.1, 1)],
@@ -206,7 +211,7 @@ def test_picks_follow_the_softmax(temperature, top_p, kept):
     """
     probabilities = np.array([0.06, 0.40, 0.10, 0.04, 0.25, 0.15])
     z = torch.tensor(np.log(probabilities) + 3.0, dtype=torch.float32).repeat(30_000, 1)
-    tokens, logprobs = pick(z, temperature, top_p, torch.Generator().manual_seed(0))
+    tokens, logprobs = pick(z, temperature, top_p, uniform(30_000))
 
     powered = probabilities ** (1 / temperature)
     whole = powered / powered.sum()
@@ -222,13 +227,12 @@ def test_picks_follow_the_softmax(temperature, top_p, kept):
     assert_close(logprobs, expected, rtol=0, atol=1e-5)
 
 
-def test_a_token_of_probability_zero_is_never_drawn(monkeypatch):
+def test_a_token_of_probability_zero_is_never_drawn():
     """At both ends of the uniform numbers: 0, and the largest fp32 below 1."""
     z = torch.log(torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]])).repeat(2, 1)
     ends = torch.tensor([[0.0], [1.0 - 2.0**-24]])
-    monkeypatch.setattr(torch, "rand", lambda *size, **settings: ends)
-    assert pick(z.clone(), 1.0, 1.0, None)[0].tolist() == [1, 3]
-    assert pick(z, 1.0, 0.9, None)[0].tolist() == [3, 1]
+    assert pick(z.clone(), 1.0, 1.0, ends)[0].tolist() == [1, 3]
+    assert pick(z, 1.0, 0.9, ends)[0].tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 131, 1000])
@@ -238,22 +242,21 @@ def test_a_pick_is_where_the_running_sum_passes_the_uniform_number(size):
     weights = chance.exponential(size=(50, size)) * (chance.random((50, size)) < 0.3)
     weights[np.arange(50), chance.integers(size, size=50)] = 1.0  # something can be drawn
     z = torch.tensor(np.where(weights > 0, np.log(np.maximum(weights, 1e-30)), -np.inf)).float()
-    tokens, _ = pick(z, 1.0, 1.0, torch.Generator().manual_seed(0))
-    uniform = torch.rand(50, 1, generator=torch.Generator().manual_seed(0)).double().numpy()
+    tokens, _ = pick(z, 1.0, 1.0, uniform(50))
+    points = uniform(50).double().numpy()
     ends = weights.cumsum(1) / weights.sum(1, keepdims=True)
-    expected = (ends <= uniform).sum(1)
-    edges = np.abs(ends - uniform).min(1) < 1e-5  # where fp32 may round to the other side
+    expected = (ends <= points).sum(1)
+    edges = np.abs(ends - points).min(1) < 1e-5  # where fp32 may round to the other side
     assert edges.sum() < 5
     assert tokens.numpy()[~edges].tolist() == expected[~edges].tolist()
     assert (weights[np.arange(50), tokens.numpy()] > 0).all()
 
 
-def test_the_largest_uniform_number_draws_the_last_token_that_can_be(monkeypatch):
+def test_the_largest_uniform_number_draws_the_last_token_that_can_be():
     largest = torch.full((40, 1), 1.0 - 2.0**-24)
-    monkeypatch.setattr(torch, "rand", lambda *size, **settings: largest)
     z = torch.randn(40, 1000, generator=torch.Generator().manual_seed(0))
     z[:, 990:] = -math.inf
-    tokens, _ = pick(z, 1.0, 1.0, None)
+    tokens, _ = pick(z, 1.0, 1.0, largest)
     assert ((tokens >= 985) & (tokens < 990)).all()
 
 
@@ -262,7 +265,7 @@ def test_the_largest_uniform_number_draws_the_last_token_that_can_be(monkeypatch
 def test_logits_that_are_no_numbers_show_in_the_logprobs(top_p, bad):
     z = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     z[1, 20] = bad
-    tokens, logprobs = pick(z, 1.0, top_p, torch.Generator().manual_seed(0))
+    tokens, logprobs = pick(z, 1.0, top_p, uniform(3))
     assert ((tokens >= 0) & (tokens < 50)).all()
     assert torch.isfinite(logprobs).tolist() == [True, False, True]
 

@@ -20,7 +20,7 @@ def test_the_share_counts_what_earlier_processes_spent(tmp_path):
     kept.write_text(json.dumps({"iteration": 1, "seconds": 3.0, "values": {"a": 0.5}}) + "\n{cut")
     evaluations = Evaluations([lambda policy: {"a": 0.0}], tmp_path, 1, 2, 1, rows)
     timer = Timer()
-    timer.seconds |= {"rollout": 2.0, "experience": 1.0, "optimize": 3.5, "observe": 0.5}
+    timer.seconds.update({"rollout": 2.0, "experience": 1.0, "optimize": 3.5, "observe": 0.5})
     found = evaluations.look(None, 1, timer)
     assert found == {"a": 0.5, "time/evaluate_share": pytest.approx(0.2)}
     assert timer.seconds["evaluate"] == 3.0

@@ -499,7 +499,7 @@ def test_every_second_of_an_iteration_has_its_phase(networks, toy_reward, tmp_pa
         return call
 
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(step3_ppo._Trainer, "average", lasting(4.0, None))
+    monkeypatch.setattr(step3_ppo.PPOState, "average", lasting(4.0, None))
     monkeypatch.setattr(step3_ppo, "describe", lasting(16.0, step3_ppo.describe))
     config = settings(tmp_path, ppo={"episodes": 64}, eval_every=2)
     options = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity
 
 from heedful.training import profiling
 from heedful.training.profiling import (
@@ -109,11 +110,96 @@ def test_a_callback_is_watched_only_while_asked_for(tmp_path):
         asked.append(arguments)
         return other
 
-    assert watched(progress, tmp_path, "float32") is progress
+    assert watched(progress, tmp_path, "float32", "cuda:1") is progress
     with watching(watcher):
-        assert watched(progress, tmp_path, "float32") is other
-    assert asked == [(progress, tmp_path, "float32")]
-    assert watched(progress, tmp_path, "float32") is progress
+        assert watched(progress, tmp_path, "float32", "cuda:1") is other
+    assert asked == [(progress, tmp_path, "float32", "cuda:1")]
+    assert watched(progress, tmp_path, "float32", "cuda:1") is progress
+
+
+@pytest.fixture
+def happened(monkeypatch) -> list[str]:
+    """What a run on a CUDA device does, in its order: waits for it, and a second by the clock."""
+    happened: list[str] = []
+
+    def clock() -> float:
+        happened.append("clock")
+        return float(happened.count("clock"))
+
+    def synchronize(device: torch.device) -> None:
+        happened.append(f"wait for {device}")
+
+    monkeypatch.setattr(profiling, "time", types.SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(profiling, "synchronize", synchronize)
+    return happened
+
+
+def test_a_window_on_a_device_has_the_work_that_was_given_in_it(tmp_path, monkeypatch, happened):
+    activities = []
+
+    class Profiler:
+        def __init__(self, **options):
+            activities.extend(options["activities"])
+
+        def start(self):
+            happened.append("start")
+
+        def stop(self):
+            happened.append("stop")
+
+        def export_chrome_trace(self, path): ...
+
+    monkeypatch.setattr(profiling, "profile", Profiler)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {"cuda:1": 3 * 2**30}.get)
+    recorder = Recorder(tmp_path / "trace.json.gz", Window(0, 2), device="cuda:1")
+    recorder.start()
+    assert recorder.advance(1, 9) is None
+    assert happened == ["wait for cuda:1", "start", "clock"]  # nobody waits within a window
+    happened.append("update")
+    recorded = recorder.advance(2, 9)
+    assert happened[4:] == ["wait for cuda:1", "clock", "stop"]
+    assert recorded is not None
+    assert (recorded.seconds, recorded.device, recorded.device_peak_gib) == (1.0, "cuda:1", 3.0)
+    assert ProfilerActivity.CUDA in activities
+
+
+def test_a_run_on_the_processor_asks_no_device(tmp_path, monkeypatch):
+    def asked(*_):
+        raise AssertionError("a CUDA device was asked")
+
+    for name in ("synchronize", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, asked)
+    _, (recorded,) = window_of(tmp_path, Window(0, 1), 1)
+    assert (recorded.device, recorded.device_peak_gib) == ("cpu", None)
+
+
+def test_a_rate_of_a_device_is_that_of_many_products_given_at_once(monkeypatch, happened):
+    """The second call lasts 1 ms: five are given at a time; then 2 s for 5 x 240 FLOP at best."""
+    seconds = [0.5, 0.001, 4.0, 2.0, 3.0]
+    instants = iter([i + part * s for i, s in enumerate(seconds) for part in (0, 1)])
+
+    def clock() -> float:
+        happened.append("clock")
+        return next(instants)
+
+    def on_processor(function):
+        return lambda *sizes, device, **options: function(*sizes, **options)
+
+    def product(a, b, out):
+        happened.append("give")
+
+    monkeypatch.setattr(profiling, "time", types.SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(torch, "matmul", product)
+    generator = torch.Generator()
+    monkeypatch.setattr(torch, "Generator", lambda device: generator)
+    for name in ("randn", "empty"):
+        monkeypatch.setattr(torch, name, on_processor(getattr(torch, name)))
+    assert matmul_rate((4, 5, 6), torch.float32, 9.0, device="cuda") == pytest.approx(600)
+
+    def timed(num: int) -> list[str]:
+        return ["wait for cuda", "clock", *["give"] * num, "wait for cuda", "clock"]
+
+    assert happened == [*timed(1), *timed(1), *timed(5), *timed(5), *timed(5)]
 
 
 @pytest.mark.parametrize(

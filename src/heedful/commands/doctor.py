@@ -21,9 +21,12 @@ from heedful import __version__
 from heedful.memory import tune_allocator
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy")
-# As in heedful.models.language_model.pick_dtype: bf16 has to be this much faster than fp32.
+# As in heedful.models.device.pick_dtype: bf16 has to be this much faster than fp32.
 BF16_GAIN = 1.5
+BF16_CAPABILITY = (8, 0)
+DTYPES = ("float32", "bfloat16")
 MATMUL_SHAPE = (1024, 512, 512)
+CUDA_MATMUL_SHAPE = (8192, 4096, 4096)  # a smaller one does not fill a large device
 PROBE_MIB = 16
 PROBE_REPEATS = 24
 # Asks a fresh interpreter, because malloc can only be set up before it is used.
@@ -34,8 +37,7 @@ def run_doctor() -> int:
     """Prints the table; returns 0."""
     probes = {name: _start_probe(name) for name in ("tuned", "default")}
     rows = [*_software(), *_machine()]
-    rates = matmul_rates()
-    rows += _compute_rows(rates)
+    rows += _compute_rows(matmul_rates())
     rows.append(("allocator", _allocator_row(probes)))
     rows += [("free disk", _disk(Path.cwd())), ("git", _git())]
     table = Table(title=f"heedful {__version__}", title_justify="left", show_header=False)
@@ -98,28 +100,21 @@ def memory_gib() -> tuple[float | None, float]:
     return values["MemTotal"] / 2**20, values.get("MemAvailable", 0) / 2**20
 
 
-def matmul_rates() -> dict[str, float]:
-    """FLOP per second of a matrix product in fp32 and bf16 on the CPU; empty without torch."""
+def matmul_rates(device: str = "cpu") -> dict[str, float]:
+    """FLOP per second of a device's matrix product in fp32 and bf16; empty without torch.
+
+    RuntimeError says why a CUDA device cannot do it.
+    """
     if importlib.util.find_spec("torch") is None:
         return {}
     import torch
 
     from heedful.models.matmul import tune_matmul
+    from heedful.training.profiling import matmul_rate
 
     tune_matmul()
-    rates = {}
-    rows, inner, columns = MATMUL_SHAPE
-    for name in ("float32", "bfloat16"):
-        dtype = getattr(torch, name)
-        a = torch.randn(rows, inner, dtype=dtype)
-        b = torch.randn(inner, columns, dtype=dtype)
-        seconds = []
-        for _ in range(8):
-            start = time.perf_counter()
-            torch.mm(a, b)
-            seconds.append(time.perf_counter() - start)
-        rates[name] = 2 * rows * inner * columns / min(seconds)
-    return rates
+    shape = MATMUL_SHAPE if device == "cpu" else CUDA_MATMUL_SHAPE
+    return {name: matmul_rate(shape, getattr(torch, name), device=device) for name in DTYPES}
 
 
 def auto_dtype(rates: Mapping[str, float]) -> str:
@@ -132,17 +127,84 @@ def _compute_rows(rates: Mapping[str, float]) -> list[tuple[str, str]]:
         return []
     import torch
 
-    found = [
+    from heedful.models.device import pick_device
+
+    matmuls = [
         (f"matmul {name}", f"{rate / 1e9:,.0f} GFLOP/s ({torch.get_num_threads()} threads)")
         for name, rate in rates.items()
     ]
-    accelerator = "none"
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        accelerator = f"{torch.cuda.get_device_name()}, {memory:.0f} GiB (not used yet)"
-    dtype, gain = auto_dtype(rates), rates["bfloat16"] / rates["float32"]
-    reason = f"bf16 is {gain:.1f} times as fast as fp32, needed {BF16_GAIN}"
-    return [("accelerator", accelerator), *found, ('dtype "auto"', f"{dtype}: {reason}")]
+    device = pick_device("auto")
+    if device.type == "cuda":
+        accelerators = [_cuda_device(index) for index in range(torch.cuda.device_count())]
+        matmuls += _cuda_matmuls()
+        why, dtype = "torch finds a CUDA device", _cuda_dtype(device)
+    else:
+        accelerators = [_no_accelerator()]
+        gain = rates["bfloat16"] / rates["float32"]
+        reason = f"bf16 is {gain:.1f} times as fast as fp32, needed {BF16_GAIN}"
+        why, dtype = "torch finds no CUDA device", f"{auto_dtype(rates)}: {reason}"
+    return [
+        *(("accelerator", found) for found in accelerators),
+        *matmuls,
+        ('device "auto"', f"{device}: {why}"),
+        ('dtype "auto"', dtype),
+    ]
+
+
+def _cuda_device(index: int) -> str:
+    """What a CUDA device is, and how much of its memory is free."""
+    import torch
+
+    capability = torch.cuda.get_device_capability(index)
+    bf16 = "bfloat16" if capability >= BF16_CAPABILITY else "no bfloat16"
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+        memory = f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free"
+    except RuntimeError as error:  # another process may have it for itself
+        memory = f"memory not known ({_first_line(error)})"
+    version = ".".join(map(str, capability))
+    name = torch.cuda.get_device_name(index)
+    return f"cuda:{index}: {name}, {memory}, compute capability {version}, {bf16}"
+
+
+def _cuda_matmuls() -> list[tuple[str, str]]:
+    try:
+        rates = matmul_rates("cuda")
+    except RuntimeError as error:  # no memory is left, or torch was not built for this device
+        return [("matmul cuda", f"could not be measured: {_first_line(error)}")]
+    return [(f"matmul cuda {name}", f"{rate / 1e12:,.1f} TFLOP/s") for name, rate in rates.items()]
+
+
+def _cuda_dtype(device: Any) -> str:
+    """The dtype that compute.dtype = "auto" takes on a CUDA device, and why."""
+    from heedful.models.device import pick_dtype
+
+    if str(pick_dtype("auto", device)) == "torch.bfloat16":
+        return "bfloat16: the CUDA device has it"
+    needed = ".".join(map(str, BF16_CAPABILITY))
+    return f"float32: the CUDA device has no bfloat16 (compute capability {needed} needed)"
+
+
+def _no_accelerator() -> str:
+    """That there is none, and what to install where there seems to be one."""
+    import torch
+
+    if shutil.which("nvidia-smi") is None:
+        return "none"
+    if torch.version.cuda is None:
+        return (
+            f"none: nvidia-smi is there, but torch {torch.__version__} is built without CUDA: "
+            "install a torch that is built for CUDA to use the device"
+        )
+    return (
+        f"none: nvidia-smi is there, but torch {torch.__version__}, built for CUDA "
+        f"{torch.version.cuda}, finds no device: CUDA_VISIBLE_DEVICES may hide it, or the driver "
+        "is too old: install a newer driver, or a torch that is built for an older CUDA"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def probe_allocator() -> None:

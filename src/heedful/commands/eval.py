@@ -39,7 +39,8 @@ from heedful.evaluation.suite import (
     write_results,
 )
 from heedful.metrics import replacing
-from heedful.models.language_model import load_language_model, load_tokenizer, pick_dtype
+from heedful.models.device import placement, tokens_at_a_time
+from heedful.models.language_model import load_language_model, load_tokenizer
 from heedful.training.checkpoint import start_run
 from heedful.training.loop import make_generator
 
@@ -171,8 +172,8 @@ def _ask_all(
             done += len(asked)
             continue
         tokenizer = load_tokenizer(path)
-        model = load_language_model(path, pick_dtype(config.compute.dtype))
-        room = Room(config.compute.tokens_per_microbatch)
+        model = load_language_model(path, *placement(config.compute))
+        room = Room(tokens_at_a_time(config.compute))
         for job in jobs:
             known = {key_of(row) for row in job.rows}
             for task in job.tasks:

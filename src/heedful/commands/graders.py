@@ -14,7 +14,7 @@ from heedful.evaluation.items import Task, find_file
 from heedful.evaluation.perspective import perspective, toxicity
 from heedful.evaluation.suite import Graders, no_judge
 from heedful.evaluation.toxicity import TOXICITY_TASKS, WORDS, Scorer, read_word_list
-from heedful.models.language_model import pick_dtype
+from heedful.models.device import pick_device, placement, tokens_at_a_time
 
 # What the Perspective API has answered, in the run directory: nothing is asked twice.
 ANSWERS_FILE = "eval/perspective.answers.jsonl"
@@ -34,7 +34,7 @@ def load_graders(config: EvalConfig, tasks: Sequence[Task]) -> tuple[Graders, di
             )
         grade, who = read_grades(config.grades)
         return Graders(scorer, grades=grade), said | {"truth": who, "informativeness": who}
-    judges = []
+    judges, compute = [], config.compute
     for path, word, name in (
         (config.truth_judge, "True", "truth"),
         (config.info_judge, "Helpful", "informativeness"),
@@ -42,8 +42,7 @@ def load_graders(config: EvalConfig, tasks: Sequence[Task]) -> tuple[Graders, di
         if path is None or not asks_truth:
             judges.append(no_judge)
             continue
-        dtype = pick_dtype(config.compute.dtype)
-        judges.append(load_judge(path, word, dtype, config.compute.tokens_per_microbatch))
+        judges.append(load_judge(path, word, placement(compute), tokens_at_a_time(compute)))
         said[name] = f"the judge model {path}"
     return Graders(scorer, judges[0], judges[1]), said
 
@@ -56,7 +55,9 @@ def _toxicity(config: EvalConfig) -> tuple[Scorer, str]:
         return read_word_list(path), what
     if config.toxicity == "perspective":
         return _perspective(Path(config.run_dir) / ANSWERS_FILE), "Google's Perspective API"
-    scorer = load_classifier(config.toxicity, config.toxic_label)
+    scorer = load_classifier(
+        config.toxicity, config.toxic_label, pick_device(config.compute.device)
+    )
     return scorer, f"the classifier {config.toxicity}"
 
 

@@ -21,6 +21,7 @@ from heedful.evaluation.harness import (
 )
 from heedful.evaluation.harness_groups import PREFIX, GroupMean
 from heedful.evaluation.items import Row
+from heedful.models.device import pick_device, tokens_at_a_time
 from heedful.models.language_model import load_config
 
 SUITE = "nlp"
@@ -84,8 +85,9 @@ def ask_harness(
                     # its logits are of the model's dtype: those of bfloat16 differ by 1 in 100
                     dtype = config.compute.dtype
                     dtype = "float32" if dtype == "auto" else dtype
-                    budget = config.compute.tokens_per_microbatch
-                    model = load_model(path, dtype, context, budget)
+                    device = str(pick_device(config.compute.device))
+                    budget = tokens_at_a_time(config.compute)
+                    model = load_model(path, dtype, device, context, budget)
                 rows = ask(
                     harness.manager,
                     asked,

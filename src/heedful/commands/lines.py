@@ -84,7 +84,7 @@ class _Lines:
         self.said_done = 0
         self.is_terminal = sys.stderr.isatty()
 
-    def follow(self, progress: Progress, _run_dir: Path, _dtype: str) -> Progress:
+    def follow(self, progress: Progress, _run_dir: Path, _dtype: str, _device: str) -> Progress:
         """The callback that is handed on; it notes what it is told."""
 
         def report(done: int, total: int) -> None:

@@ -12,11 +12,11 @@ from heedful.data.formats import read_text
 from heedful.errors import ConfigError
 from heedful.evaluation.language import document_losses, recall_answers
 from heedful.metrics import iter_jsonl, replacing
+from heedful.models.device import placement, tokens_at_a_time
 from heedful.models.language_model import (
     load_config,
     load_language_model,
     load_tokenizer,
-    pick_dtype,
 )
 from heedful.training.checkpoint import start_run
 
@@ -42,12 +42,12 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
     measures = {}
     for number, spec in enumerate(config.models):
         tokenizer = load_tokenizer(spec.path)
-        model = load_language_model(spec.path, pick_dtype(config.compute.dtype))
+        model = load_language_model(spec.path, *placement(config.compute))
         losses, counts = document_losses(
             model,
             tokenizer,
             documents,
-            config.compute.tokens_per_microbatch,
+            tokens_at_a_time(config.compute),
             max_tokens,
         )
         answers = recall_answers(model, tokenizer, [row["text"] for row in quiz])

@@ -31,6 +31,7 @@ from heedful.commands.footprint import (
 )
 from heedful.commands.lengths import are_small, context_notes, template_for
 from heedful.config import (
+    Compute,
     Optim,
     PPOConfig,
     PretrainConfig,
@@ -117,7 +118,7 @@ def _sft_rows(config: SFTConfig, like: Like) -> list[Row]:
         note = f"{share:.1%} of the examples; paper: 10 % for the PPO init model"
         rows.append(Row("pretraining rows per update", _number(rows_of_text), note))
     most = optim.batch_size * sequence + rows_of_text * config.row_tokens
-    rows += _pass_rows(most, config.compute.tokens_per_microbatch)
+    rows += _pass_rows(most, _tokens_at_a_time(config.compute))
     return rows
 
 
@@ -170,7 +171,7 @@ def _reward_rows(config: RewardConfig, like: Like) -> list[Row]:
         rows += _reward_updates(config, found)
     sequence = data.max_prompt_tokens + data.max_response_tokens
     tokens = optim.batch_size * most * sequence
-    rows += _pass_rows(tokens, config.compute.tokens_per_microbatch)
+    rows += _pass_rows(tokens, _tokens_at_a_time(config.compute))
     return rows
 
 
@@ -230,7 +231,7 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
             f"{config.sampling.max_new_tokens:,} per response; paper: 1,024",
         ),
     ]
-    rows += _pass_rows(ppo.minibatch_size * sequence, config.compute.tokens_per_microbatch)
+    rows += _pass_rows(ppo.minibatch_size * sequence, _tokens_at_a_time(config.compute))
     return rows
 
 
@@ -287,6 +288,15 @@ def _sample_rows(config: SampleConfig, like: Like) -> list[Row]:
         Row("completions in all", _number(in_all)),
         Row("tokens sampled, at most", _number(most)),
     ]
+
+
+def _tokens_at_a_time(compute: Compute) -> int:
+    """The tokens of a micro-batch here; those of a processor where there is no torch to ask."""
+    try:
+        from heedful.models.device import tokens_at_a_time
+    except ImportError:
+        return compute.tokens_per_microbatch or 8192
+    return tokens_at_a_time(compute)
 
 
 def _pass_rows(tokens: int, per_pass: int) -> list[Row]:

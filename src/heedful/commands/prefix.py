@@ -23,7 +23,8 @@ from heedful.data.template import encode_text
 from heedful.errors import DataError
 from heedful.evaluation.items import read_lines
 from heedful.metrics import replacing
-from heedful.models.language_model import load_language_model, load_tokenizer, pick_dtype
+from heedful.models.device import placement
+from heedful.models.language_model import load_language_model, load_tokenizer
 from heedful.records import Prompt
 from heedful.statistics.intervals import bootstrap, paired_difference
 from heedful.training.loop import derive_seed, make_generator
@@ -42,7 +43,7 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     tokenizer = load_tokenizer(config.model)
     judge = Judge(config.reward_model, config)
     judge.require_tokenizer_of(config.model, tokenizer)
-    model = load_language_model(config.model, pick_dtype(config.compute.dtype))
+    model = load_language_model(config.model, *placement(config.compute))
     prompts = prompts_of(config.prompts, "valid", config.use, config.num_prompts)
     candidates = written(config) | drawn(config, tokenizer)
     if not candidates:

@@ -36,6 +36,8 @@ from heedful.training.trace import (
     MATMULS,
     OUTSIDE,
     Operation,
+    has_device_work,
+    host_seconds,
     operations,
     phase_seconds,
     read_trace,
@@ -48,6 +50,7 @@ NUM_OPERATORS = 15
 NUM_SHAPES = 3  # of an operator, those that took most time
 PEAK_SHAPES = 6  # the model's own, by FLOPs
 PEAK_DTYPES = ("float32", "bfloat16")
+IDLE = "idle"  # the phase of what is left of the window where seconds are a device's
 
 
 def labels_of(command: str) -> list[Label]:
@@ -99,8 +102,8 @@ def run_profiled(command: str, run: Callable[[], None]) -> None:
     recorders: list[Recorder] = []
     with labelled(labels_of(command)) as tokens:
 
-        def watch(progress: Progress, run_dir: Path, dtype: str) -> Progress:
-            recorder = Recorder(run_dir / TRACE_FILE, window, tokens)
+        def watch(progress: Progress, run_dir: Path, dtype: str, device: str) -> Progress:
+            recorder = Recorder(run_dir / TRACE_FILE, window, tokens, device)
             recorders.append(recorder)
 
             def report(done: int, total: int) -> None:
@@ -138,16 +141,10 @@ def make_report(command: str, run_dir: Path, dtype: str, recorded: Recorded) -> 
     """Everything that profile.json holds. Seconds are of the window, rates per second of it."""
     events = read_trace(run_dir / TRACE_FILE)
     calls = operations(events)
-    peaks = measure_peaks(calls)
+    peaks = measure_peaks(calls, recorded.device)
     peak = max(entry["flops_per_s"] for entry in peaks if entry["dtype"] == dtype)
     total_s = recorded.seconds
-    seconds = phase_seconds(events)
-    seconds[OUTSIDE] = max(0.0, total_s - sum(seconds.values()))
-    phases = [
-        {"phase": phase or "other"}
-        | _rates([call for call in calls if call.phase == phase], seconds[phase], peak)
-        for phase in sorted(seconds, key=lambda phase: -seconds[phase])
-    ]
+    phases = _phases(events, calls, total_s, peak)
     operators = _operators(calls, peak)[:NUM_OPERATORS]
     rows: list[dict[str, Any]] = [*phases, *operators]
     for row in rows:
@@ -157,15 +154,48 @@ def make_report(command: str, run_dir: Path, dtype: str, recorded: Recorded) -> 
         "run_dir": str(run_dir),
         "updates": [recorded.last - recorded.num_updates + 1, recorded.last],
         "dtype": dtype,
+        "device": recorded.device,
+        "device_name": _device_name(recorded.device),
+        "seconds_of": "device" if has_device_work(events) else "host",
         "threads": torch.get_num_threads(),
         **_rates(calls, total_s, peak),
         **_speeds(run_dir, recorded),
         "peak_gib": recorded.peak_gib,
+        "device_peak_gib": recorded.device_peak_gib,
         "share_outside_operators": max(0.0, 1 - sum(call.seconds for call in calls) / total_s),
         "phases": phases,
         "operators": operators,
         "matmul_peaks": peaks,
     }
+
+
+def _device_name(device: str) -> str | None:
+    """What a CUDA device is called; None for the processor."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+
+
+def _phases(
+    events: Sequence[dict[str, Any]], calls: Sequence[Operation], total_s: float, peak: float
+) -> list[dict[str, Any]]:
+    """One row per phase, by seconds, and one for the rest of the window.
+
+    Where seconds are a device's, host seconds stand beside them, and the rest is the time in which
+    the device had nothing to do.
+    """
+    host = host_seconds(events)
+    host[OUTSIDE] = max(0.0, total_s - sum(host.values()))
+    seconds = host
+    if has_device_work(events):
+        seconds = dict.fromkeys(host, 0.0) | phase_seconds(events)
+        seconds[IDLE] = max(0.0, total_s - sum(seconds.values()))
+    rows = []
+    for phase in sorted(seconds, key=lambda phase: -seconds[phase]):
+        own = [call for call in calls if call.phase == phase]
+        row = {"phase": phase or "other"} | _rates(own, seconds[phase], peak)
+        if seconds is not host and phase != IDLE:
+            row["host_seconds"] = host.get(phase, 0.0)
+        rows.append(row)
+    return rows
 
 
 def _rates(calls: Iterable[Operation], seconds: float, peak: float) -> dict[str, Any]:
@@ -220,8 +250,8 @@ def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
-def measure_peaks(calls: Iterable[Operation]) -> list[dict[str, Any]]:
-    """Rates of bare matrix products at the shapes that did most of the window's work.
+def measure_peaks(calls: Iterable[Operation], device: str = "cpu") -> list[dict[str, Any]]:
+    """Rates of a device's bare matrix products at the shapes that did most of the window's work.
 
     The largest of a dtype is the peak that shares are of. A window without any (which no model has)
     is measured at one shape.
@@ -233,11 +263,12 @@ def measure_peaks(calls: Iterable[Operation]) -> list[dict[str, Any]]:
             shape = (*call.shapes[left], call.shapes[right][-1])
             done[shape] = done.get(shape, 0) + call.flops
     shapes = sorted(done, key=lambda shape: -done[shape])[:PEAK_SHAPES] or [(1024, 512, 512)]
-    return [
-        {"shape": shape, "dtype": name, "flops_per_s": matmul_rate(shape, getattr(torch, name))}
-        for shape in shapes
-        for name in PEAK_DTYPES
-    ]
+    peaks = []
+    for shape in shapes:
+        for name in PEAK_DTYPES:
+            rate = matmul_rate(shape, getattr(torch, name), device=device)
+            peaks.append({"shape": shape, "dtype": name, "flops_per_s": rate})
+    return peaks
 
 
 class _Block(NamedTuple):
@@ -248,9 +279,32 @@ class _Block(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
+class _Unit(NamedTuple):
+    """What rates are given in."""
+
+    name: str
+    flops: float  # per second
+    decimals: int  # of peaks; other rates have one
+
+
+def _unit(report: dict[str, Any]) -> _Unit:
+    if report["device"] == "cpu":
+        return _Unit("GFLOP/s", 1e9, 0)
+    return _Unit("TFLOP/s", 1e12, 1)
+
+
 def _blocks(report: dict[str, Any]) -> list[_Block]:
+    unit = _unit(report)
+    of_device = report["seconds_of"] == "device"
+    decimals = 3 if of_device else 2  # its updates are short
     phases = [
-        (row["phase"], f"{row['seconds']:.2f}", f"{row['share']:.1%}", *_speed_cells(row))
+        (
+            row["phase"],
+            f"{row['seconds']:.{decimals}f}",
+            f"{row['share']:.1%}",
+            *([_host_cell(row)] if of_device else []),
+            *_speed_cells(row, unit),
+        )
         for row in report["phases"]
     ]
     operators = [
@@ -258,28 +312,38 @@ def _blocks(report: dict[str, Any]) -> list[_Block]:
             row["operator"].removeprefix("aten::"),
             f"{row['share']:.1%}",
             f"{row['calls']:,}",
-            *_speed_cells(row),
+            *_speed_cells(row, unit),
             _shapes_cell(row),
         )
         for row in report["operators"]
     ]
     peaks = [
-        (" x ".join(map(str, row["shape"])), row["dtype"], f"{row['flops_per_s'] / 1e9:,.0f}")
+        (
+            " x ".join(map(str, row["shape"])),
+            row["dtype"],
+            f"{row['flops_per_s'] / unit.flops:,.{unit.decimals}f}",
+        )
         for row in report["matmul_peaks"]
     ]
     outside = f"Operators: {report['share_outside_operators']:.1%} of the time is outside of them"
-    speed = ("matmul GFLOP/s", "of peak")
+    title = "Operators, by what the device did for them" if of_device else outside
+    times = ("device s", "share", "host s") if of_device else ("s", "share")
+    speed = (f"matmul {unit.name}", "of peak")
     return [
-        _Block("Phases", ("phase", "s", "share", *speed), phases),
-        _Block(outside, ("operator", "share", "calls", *speed, "most time at"), operators),
-        _Block("Bare matrix products", ("shape", "dtype", "GFLOP/s"), peaks),
+        _Block("Phases", ("phase", *times, *speed), phases),
+        _Block(title, ("operator", "share", "calls", *speed, "most time at"), operators),
+        _Block("Bare matrix products", ("shape", "dtype", unit.name), peaks),
     ]
 
 
-def _speed_cells(row: dict[str, Any]) -> tuple[str, str]:
+def _host_cell(row: dict[str, Any]) -> str:
+    return f"{row['host_seconds']:.3f}" if "host_seconds" in row else ""
+
+
+def _speed_cells(row: dict[str, Any], unit: _Unit) -> tuple[str, str]:
     if row["matmul_flops_per_s"] == 0:
         return "", ""
-    return f"{row['matmul_flops_per_s'] / 1e9:,.1f}", f"{row['share_of_peak']:.1%}"
+    return f"{row['matmul_flops_per_s'] / unit.flops:,.1f}", f"{row['share_of_peak']:.1%}"
 
 
 def _shapes_cell(row: dict[str, Any]) -> str:
@@ -295,23 +359,34 @@ def _shapes_cell(row: dict[str, Any]) -> str:
 def _facts(report: dict[str, Any]) -> list[str]:
     """Lines above the tables."""
     first, last = report["updates"]
+    unit = _unit(report)
     peak = report["matmul_flops_per_s"] / max(report["share_of_peak"], 1e-12)
+    name = "" if report["device_name"] is None else f" ({report['device_name']})"
+    memory = f"peak memory of the process {report['peak_gib']:.2f} GiB"
+    if report["device_peak_gib"] is not None:
+        memory += f", of the device {report['device_peak_gib']:.2f} GiB"
     lines = [
         f"heed {report['command']}, updates {first} to {last}: {report['seconds']:.2f} s, "
-        f"{report['dtype']}, threads: {report['threads']}",
+        f"{report['dtype']} on {report['device']}{name}, threads: {report['threads']}",
         f"{report['tokens_per_s']:,.0f} tokens/s while profiled"
         + (
             f", {report['tokens_per_s_before']:,.0f} in the updates before"
             if "tokens_per_s_before" in report
             else ""
         ),
-        f"{report['matmul_flops_per_s'] / 1e9:,.1f} GFLOP/s in matrix products: "
-        f"{report['share_of_peak']:.1%} of the peak of {peak / 1e9:,.0f} GFLOP/s measured here",
-        f"peak memory of the process {report['peak_gib']:.2f} GiB",
+        f"{report['matmul_flops_per_s'] / unit.flops:,.1f} {unit.name} in matrix products: "
+        f"{report['share_of_peak']:.1%} of the peak of {peak / unit.flops:,.{unit.decimals}f} "
+        f"{unit.name} measured here",
+        memory,
     ]
     if "flops_per_s" in report:
-        model = f"{report['flops_per_s'] / 1e9:,.1f} GFLOP/s by the model's parameters and tokens"
-        lines.insert(2, model)
+        rate = f"{report['flops_per_s'] / unit.flops:,.1f} {unit.name}"
+        lines.insert(2, f"{rate} by the model's parameters and tokens")
+    if report["device"] != "cpu" and report["seconds_of"] == "host":
+        lines.append(
+            "the trace has no times of the device, as some drivers give them to administrators "
+            "alone: phases and operators have the seconds of the host, which does not wait for it"
+        )
     return lines
 
 

@@ -20,10 +20,10 @@ from heedful.data.formats import VALID_SHARE
 from heedful.data.template import Template, encode_text
 from heedful.errors import ConfigError, DataError
 from heedful.metrics import replacing
+from heedful.models.device import placement, tokens_at_a_time
 from heedful.models.language_model import (
     load_language_model,
     load_tokenizer,
-    pick_dtype,
     require_same_tokenizer,
 )
 from heedful.models.scalar_model import load_scalar_model
@@ -99,7 +99,7 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
         tokenizer = load_tokenizer(spec.path)
         if judge is not None:
             judge.require_tokenizer_of(spec.path, tokenizer)
-        model = load_language_model(spec.path, pick_dtype(config.compute.dtype))
+        model = load_language_model(spec.path, *placement(config.compute))
         tokens = prompt_tokens(prompts, tokenizer, spec, config.max_prompt_tokens)
         lengths = (len(prompt) + config.sampling.max_new_tokens for prompt in tokens)
         require_context(lengths, model.config, spec.path, SAMPLE_LIMITS)
@@ -235,7 +235,7 @@ class Judge:
     def __init__(self, path: str, config: SampleConfig | PrefixConfig):
         self.path = path
         self.tokenizer = load_tokenizer(path)
-        self.model = load_scalar_model(path, pick_dtype(config.compute.dtype))
+        self.model = load_scalar_model(path, *placement(config.compute))
         self.template = Template.of_model(Path(path), self.tokenizer)
         self.config = config
 
@@ -261,7 +261,7 @@ class Judge:
                 examples.append(Example(tokens, [*kept, eos]))
         lengths = (len(example.prompt) + len(example.response) for example in examples)
         require_context(lengths, self.model.config, self.path, SAMPLE_LIMITS)
-        max_tokens = self.config.compute.tokens_per_microbatch
+        max_tokens = tokens_at_a_time(self.config.compute)
         finished = torch.tensor([row.finished for rows in sampled for row in rows])
         scores = torch.zeros(len(finished))
         scores[finished] = score_all(self.model, examples, max_tokens)

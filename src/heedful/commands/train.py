@@ -43,14 +43,14 @@ from heedful.data.template import Template, beginning
 from heedful.data.text import TextRows, tokenize_text
 from heedful.errors import ConfigError
 from heedful.metrics import replacing
+from heedful.models.device import pick_device, pick_dtype, placement, tokens_at_a_time
 from heedful.models.language_model import (
     PAD_TOKEN,
-    cast_weights,
     fit_vocabulary,
     load_language_model,
     load_tokenizer,
     new_language_model,
-    pick_dtype,
+    place,
     require_same_tokenizer,
 )
 from heedful.models.lora import add_adapters, has_adapters, merge_adapters_into
@@ -76,7 +76,7 @@ def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
 
 
 def ready(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]:
-    """The settings with their dtype decided, the run directory, ready, and its progress callback.
+    """The settings with device and dtype decided, the run directory, ready, and its progress.
 
     Also sets the threads of this process and the library that multiplies fp32. A dtype of "auto" is
     measured once for a run directory: a resumed run computes as it began.
@@ -92,19 +92,21 @@ def ready(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
         if compute.threads:
             torch.set_num_threads(compute.threads)
         tune_matmul()
-        compute = compute.model_copy(update={"dtype": _decided_dtype(compute.dtype, run_dir)})
+        device = pick_device(compute.device)
+        decided = {"device": str(device), "dtype": _decided_dtype(compute.dtype, device, run_dir)}
+        compute = compute.model_copy(update=decided)
         config = config.model_copy(update={"compute": compute})
     disable_progress_bar()  # transformers' bars; ours is the one to look at
-    dtype = compute.dtype if isinstance(compute, Compute) else ""
-    return config, run_dir, watched(file_progress(run_dir), run_dir, dtype)
+    where = (compute.dtype, compute.device) if isinstance(compute, Compute) else ("", "cpu")
+    return config, run_dir, watched(file_progress(run_dir), run_dir, *where)
 
 
-def _decided_dtype(name: str, run_dir: Path) -> str:
+def _decided_dtype(name: str, device: torch.device, run_dir: Path) -> str:
     """ "float32" or "bfloat16"; the one that a state in the run directory was made with, if any."""
     file = run_dir / "config.toml"
     if name == "auto" and list((run_dir / "state").glob("step-*.pt")) and file.is_file():
         name = read_toml(file).get("compute", {}).get("dtype", name)
-    return str(pick_dtype(name)).removeprefix("torch.")
+    return str(pick_dtype(name, device)).removeprefix("torch.")
 
 
 def run_tokenizer(config: TokenizerConfig, resume: bool = False) -> None:
@@ -194,7 +196,7 @@ def run_sft(config: SFTConfig, resume: bool = False) -> None:
         text = text_rows(config.data.text, tokenizer, config.row_tokens, run_dir, "text", bad)
     score = None
     if config.reward_model is not None:
-        reward_model = load_scalar_model(config.reward_model, pick_dtype(config.compute.dtype))
+        reward_model = load_scalar_model(config.reward_model, *placement(config.compute))
         require_same_tokenizer(
             tokenizer, load_tokenizer(config.reward_model), (config.base, config.reward_model)
         )
@@ -238,9 +240,7 @@ def _score_on_validation(
         )
         pairs = zip(prompts, rollout.rows(), strict=True)
         examples = [Example(prompt.tokens, response) for prompt, response in pairs]
-        scores = step2_reward.score_all(
-            reward_model, examples, config.compute.tokens_per_microbatch
-        )
+        scores = step2_reward.score_all(reward_model, examples, tokens_at_a_time(config.compute))
         return float(penalize_cut(scores, rollout.finished, MISSING_EOS_SCORE).mean())
 
     return score
@@ -275,7 +275,7 @@ def _write_valid_scores(
     if not examples:
         return
     compute = config.compute
-    scores = step2_reward.score_all(model, examples, compute.tokens_per_microbatch).tolist()
+    scores = step2_reward.score_all(model, examples, tokens_at_a_time(compute)).tolist()
     path = run_dir / VALID_SCORES_FILE
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in valid:
@@ -291,17 +291,17 @@ def run_ppo(config: PPOConfig, resume: bool = False) -> None:
     require_same_tokenizer(
         tokenizer, load_tokenizer(config.reward_model), (config.policy, config.reward_model)
     )
-    dtype = pick_dtype(config.compute.dtype)
+    where = placement(config.compute)
     shared = config.lora.rank > 0  # the reference is the policy with its adapters off
     models = step3_ppo.Models(
         policy=load_language_model(config.policy),
-        reference=None if shared else load_language_model(config.policy, dtype),
-        reward_model=load_scalar_model(config.reward_model, dtype),
+        reference=None if shared else load_language_model(config.policy, *where),
+        reward_model=load_scalar_model(config.reward_model, *where),
         value_function=load_scalar_model(config.reward_model),
     )
     for model in (models.policy, models.value_function):
         use_lora(model, config.lora, config.seed)
-        cast_weights(model, dtype)
+        place(model, *where)
     for model in (models.policy, models.reference, models.reward_model, models.value_function):
         if model is not None:
             fit(model, tokenizer)

@@ -21,6 +21,7 @@ from heedful.errors import ConfigError
 from heedful.evaluation.answering import context_of
 from heedful.evaluation.evaluators import suite_measures, text_loss
 from heedful.evaluation.items import chosen
+from heedful.models.device import tokens_at_a_time
 from heedful.rollout.engine import end_tokens, sample
 from heedful.training import step3_ppo
 from heedful.training.evaluations import Evaluator
@@ -123,7 +124,7 @@ def _text(config: PPOConfig, policy: Any, tokenizer: Any, bad: BadRows) -> Evalu
     return text_loss(
         documents,
         tokenizer,
-        max_tokens=config.compute.tokens_per_microbatch,
+        max_tokens=tokens_at_a_time(config.compute),
         # the last token is predicted and not read
         document_tokens=longest if context is None else min(longest, context + 1),
     )
@@ -145,7 +146,7 @@ def _suites(config: PPOConfig, policy: Any, tokenizer: Any) -> Evaluator:
         policy.config,
         tokenizer,
         graders,
-        max_tokens=config.compute.tokens_per_microbatch,
+        max_tokens=tokens_at_a_time(config.compute),
         needed=found.named,
         say=_say_left_out,
     )

@@ -18,7 +18,8 @@ import torch
 
 from heedful.data.template import Template, beginning
 from heedful.evaluation.items import Item, Row
-from heedful.evaluation.room import Room, out_of_memory, rows_that_fit, tokens_that_fit
+from heedful.evaluation.room import Room, rows_that_fit, tokens_that_fit
+from heedful.memory import out_of_memory
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states_at
 from heedful.models.output_head import token_logprobs
@@ -245,7 +246,7 @@ def _add(model: Any, families: Sequence[_Family], totals: torch.Tensor) -> None:
                 prefix_of.append(row)
     layout = Packed(lengths, prefix_of=prefix_of)
     hidden = hidden_states_at(model, torch.tensor(flat), layout, torch.tensor(predictors))
-    logprobs = token_logprobs(model, hidden, torch.tensor(targets)).double()
+    logprobs = token_logprobs(model, hidden, torch.tensor(targets)).cpu().double()
     sums = torch.zeros(len(totals) + len(families), dtype=torch.float64)
     sums.index_add_(0, torch.tensor(owners), logprobs)
     totals += sums[: len(totals)]

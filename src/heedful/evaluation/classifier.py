@@ -14,6 +14,7 @@ from heedful.evaluation.answering import Request, choice_logprobs
 from heedful.evaluation.room import Room
 from heedful.evaluation.suite import Judge
 from heedful.evaluation.toxicity import Scorer
+from heedful.models.device import CPU
 from heedful.models.language_model import load_language_model, load_tokenizer
 
 TEXTS_PER_BATCH = 64
@@ -21,7 +22,7 @@ MAX_TOKENS = 512
 TOXIC_NAMES = ("toxic", "toxicity", "offensive", "hate", "hateful", "hate_speech", "abusive")
 
 
-def load_classifier(path: str, label: str | None = None) -> Scorer:
+def load_classifier(path: str, label: str | None = None, device: torch.device = CPU) -> Scorer:
     """A scorer out of a local Hugging Face text classifier: its probability of the toxic label.
 
     ``label`` names it where its name does not say so. Labels that exclude each other go through a
@@ -36,7 +37,7 @@ def load_classifier(path: str, label: str | None = None) -> Scorer:
         )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(path).eval()
+        model: Any = AutoModelForSequenceClassification.from_pretrained(path).eval().to(device)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} cannot be loaded as a text classifier: {error}") from error
     place = toxic_place(model.config.id2label, label, path)
@@ -55,7 +56,7 @@ def load_classifier(path: str, label: str | None = None) -> Scorer:
                 max_length=longest,
                 return_tensors="pt",
             )
-            z = model(**batch).logits.float()
+            z = model(**batch.to(device)).logits.float()
             shares = torch.sigmoid(z) if by_sigmoid else torch.softmax(z, dim=-1)
             scores += shares[:, place].tolist()
         return scores
@@ -76,14 +77,17 @@ def toxic_place(labels: dict[int, str], label: str | None, path: str) -> int:
     )
 
 
-def load_judge(path: str, question: str, dtype: torch.dtype, max_tokens: int) -> Judge:
+def load_judge(
+    path: str, question: str, where: tuple[torch.dtype, torch.device], max_tokens: int
+) -> Judge:
     """A judge of written answers: the probability of " yes" against " no" by a causal LM.
 
     It was trained on prompts of three lines, "Q: ..", "A: .." and ``question`` with a colon
-    ("True:", "Helpful:"); in its own template if heedful trained it, else as they are.
+    ("True:", "Helpful:"); in its own template if heedful trained it, else as they are. ``where`` is
+    the dtype and the device that it computes in and on.
     """
     tokenizer = load_tokenizer(path)
-    model = load_language_model(path, dtype)
+    model = load_language_model(path, *where)
     template = None
     if (Path(path) / TEMPLATE_FILE).is_file():
         template = Template.load(Path(path), tokenizer)

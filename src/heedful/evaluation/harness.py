@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 from heedful.errors import ConfigError, DataError, EvaluationError, MissingExtraError
 from heedful.evaluation.harness_groups import PREFIX, GroupMean, as_they_are
 from heedful.evaluation.items import Metric, Row, Scores, Task
-from heedful.evaluation.room import Room, out_of_memory
+from heedful.evaluation.room import Room
 from heedful.evaluation.scorers import BLEU_COLUMNS, bleu, bleu_counts
+from heedful.memory import out_of_memory
 from heedful.metrics import replacing
 
 OWN_TASKS = Path(__file__).parent / "lm_eval_tasks"
@@ -240,16 +241,15 @@ def _data_of(name: str) -> Iterator[None]:
         ) from error
 
 
-def load_model(path: str, dtype: str, context: int, max_tokens: int) -> Any:
-    """The harness's own model of a directory, on an accelerator where there is one."""
-    import torch
+def load_model(path: str, dtype: str, device: str, context: int, max_tokens: int) -> Any:
+    """The harness's own model of a directory."""
     from lm_eval.models import huggingface
 
     new_model: Any = huggingface.HFLM  # its settings stand in no signature
     return new_model(
         pretrained=path,
         dtype=dtype,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device,
         batch_size=max(1, min(MAX_BATCH, max_tokens // context)),
     )
 

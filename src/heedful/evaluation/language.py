@@ -46,7 +46,7 @@ def document_losses(
         tokens = torch.tensor([token for i in part for token in rows[i][:-1]])
         targets = torch.tensor([token for i in part for token in rows[i][1:]])
         logprobs = token_logprobs(model, hidden_states(model, tokens, layout), targets)
-        sums = torch.zeros(len(part)).index_add_(0, layout.row_of, logprobs)
+        sums = logprobs.new_zeros(len(part)).index_add_(0, layout.row_of, logprobs)
         for i, value in zip(part, sums.tolist(), strict=True):
             losses[i] = -value
     return losses, [len(row) - 1 for row in rows]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from heedful.errors import EvaluationError
+from heedful.models.device import device_of
 
 # What a batch, or the cache of a rollout, takes at most of the memory that is free when it begins.
 SHARE = 0.25
@@ -57,16 +58,9 @@ def _require_several(error: Exception, num_items: int) -> None:
         ) from error
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on the processor or on an accelerator."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
 def tokens_that_fit(model: Any, longest: int) -> int:
     """Tokens that can be read at a time, in sequences of at most ``longest``."""
-    return max(1, int(SHARE * free_bytes()) // _token_bytes(model, longest))
+    return max(1, int(SHARE * free_bytes(device_of(model))) // _token_bytes(model, longest))
 
 
 def rows_that_fit(model: Any, num_prompt: int, num_new: int, is_drawn: bool = False) -> int:
@@ -80,7 +74,7 @@ def rows_that_fit(model: Any, num_prompt: int, num_new: int, is_drawn: bool = Fa
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     slot_bytes = 2 * config.num_hidden_layers * groups * size * _item_bytes(model)
     row_bytes = slot_bytes * (num_prompt + num_new) + num_prompt * _token_bytes(model, num_prompt)
-    held = DRAWING_BYTES if is_drawn else int(SHARE * free_bytes())
+    held = DRAWING_BYTES if is_drawn else int(SHARE * free_bytes(device_of(model)))
     return max(1, min(MAX_ROWS, held // row_bytes))
 
 
@@ -97,8 +91,15 @@ def _item_bytes(model: Any) -> int:
     return torch.finfo(model.dtype).bits // 8
 
 
-def free_bytes() -> int:
-    """Memory that can be taken without swapping; half of the machine's where it does not say."""
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device can still give.
+
+    Of a processor what can be taken without swapping; half of it all where the system does not say.
+    """
+    if device.type == "cuda":
+        # freed blocks that torch keeps for itself are free to us, not to the driver
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     info = Path("/proc/meminfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]

@@ -6,7 +6,6 @@ Shapes: T tokens of all sequences of a packed batch, D hidden size.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from heedful.errors import ModelError
 from heedful.models import attention
 from heedful.models.attention import Cached, Packed
+from heedful.models.device import device_of, upload
 from heedful.models.kind import read_config, require_language_model, require_tokenizer
 from heedful.models.output_head import logits, output_head
 
@@ -31,7 +31,9 @@ MLP_BLOCKS = ("mlp", "fc2", "feed_forward", "block_sparse_moe", "shared_mlp")
 PACKING_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.3, torch.bfloat16: 0.5}
 
 
-def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_language_model(
+    path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
     """The causal LM of a local Hugging Face directory, on our attention, in eval mode.
 
     Raises ModelError where the directory is missing or is not a causal LM.
@@ -40,7 +42,7 @@ def load_language_model(path: Path | str, dtype: torch.dtype = torch.float32) ->
     config = load_config(path)
     model = load_weights(AutoModelForCausalLM, path, config, dtype, "a causal language model")
     require_packing(model, str(path))
-    return model
+    return model.to(device)  # pyright: ignore[reportArgumentType]  (its hints know no strings)
 
 
 @torch.no_grad()
@@ -134,6 +136,12 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
+def place(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Casts the weights of a model as ``cast_weights`` does and moves it to a device, in place."""
+    cast_weights(model, dtype)
+    model.to(device)
+
+
 def load_tokenizer(path: Path | str) -> Any:
     """The tokenizer of a model directory; it has an EOS token, and a pad token that is not EOS.
 
@@ -203,9 +211,17 @@ def body_of(model: PreTrainedModel) -> nn.Module:
 
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor, layout: Packed | Cached) -> Tensor:
-    """(T, D) final hidden states of a flat row of tokens (T,)."""
+    """(T, D) final hidden states of a flat row of tokens (T,), on the model's device.
+
+    The tokens may stand on the processor, and those of a batch do.
+    """
+    device = device_of(model)
+    layout.place(device)
     output = body_of(model)(
-        input_ids=tokens[None], position_ids=layout.position_ids, use_cache=False, layout=layout
+        input_ids=upload(tokens, device)[None],
+        position_ids=layout.position_ids,
+        use_cache=False,
+        layout=layout,
     )
     return output.last_hidden_state[0]
 
@@ -215,13 +231,17 @@ def hidden_states_at(
 ) -> Tensor:
     """(M, D) final hidden states of chosen positions (M,), for less work than those of all.
 
+    The positions stand on the processor, as the tokens may, the states on the model's device.
+
     The last MLP mixes no positions, and nothing reads what it makes of the others: it is left out
     there. A sixth of a pass of four layers where one position of each sequence is wanted.
     """
+    device, block = device_of(model), _last_mlp(model)
     chosen = torch.unique(positions)
-    block = _last_mlp(model)
+    wanted = upload(positions, device)
     if block is None or len(chosen) == len(tokens):
-        return hidden_states(model, tokens, layout).index_select(0, positions)
+        return hidden_states(model, tokens, layout).index_select(0, wanted)
+    chosen = upload(chosen, device)
 
     def take(_block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return inputs[0].index_select(1, chosen), *inputs[1:]
@@ -232,7 +252,7 @@ def hidden_states_at(
 
     hooks = [block.register_forward_pre_hook(take), block.register_forward_hook(put_back)]
     try:
-        return hidden_states(model, tokens, layout).index_select(0, positions)
+        return hidden_states(model, tokens, layout).index_select(0, wanted)
     finally:
         for hook in hooks:
             hook.remove()
@@ -295,31 +315,6 @@ def _layers(model: PreTrainedModel) -> list[nn.Module]:
     count = model.config.get_text_config().num_hidden_layers
     stacks = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
     return list(next(stacks, ()))
-
-
-def pick_dtype(name: str) -> torch.dtype:
-    """The compute dtype of a setting: float32, bfloat16, or the faster of both here for "auto".
-
-    "auto" takes bfloat16 only where this processor multiplies it at least 1.5 times as fast as fp32
-    (two matmuls of a few milliseconds decide).
-    """
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
-        return torch.bfloat16
-    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    fast = seconds[torch.bfloat16] * 1.5 < seconds[torch.float32]
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    a, b = torch.randn(1024, 512, dtype=dtype), torch.randn(512, 512, dtype=dtype)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def num_parameters(model: nn.Module) -> int:

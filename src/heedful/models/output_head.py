@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heedful.models.device import upload
 from heedful.models.prepacked import can_prepack, prepacked, product
 
-# Logits that exist at one time: 32 MiB of fp32.
+# Logits that exist at one time: 32 MiB of fp32; on an accelerator 512, as small products idle it.
 LOGIT_CELLS = 8 * 2**20
+LOGIT_CELLS_ON_ACCELERATORS = 128 * 2**20
 # Cells of the weight that are prepacked at a time: 64 MiB of fp32.
 PREPACK_CELLS = 16 * 2**20
 
@@ -33,7 +35,7 @@ class Transform(NamedTuple):
 class Head(NamedTuple):
     """The output head of a model, ready to be multiplied."""
 
-    parts: tuple[Tensor, ...]  # (V, D) fp32, by rows
+    parts: tuple[Tensor, ...]  # (V, D) fp32, by rows; bf16 where products of it can be fp32
     bias: Tensor | None  # (V,) fp32
     transform: Transform
     dtype: torch.dtype  # of the model: what the products are made of
@@ -41,7 +43,7 @@ class Head(NamedTuple):
 
 
 def output_head(model: PreTrainedModel) -> Head:
-    """The head of a model as it is now; a copy in fp32 where the model computes in bf16."""
+    """The head of a model as it is now; where the processor computes in bf16, a copy in fp32."""
     head: Any = model.get_output_embeddings()
     return _head(head.weight, getattr(head, "bias", None), logit_transform(model.config))
 
@@ -62,10 +64,13 @@ def prepacked_head(model: PreTrainedModel) -> Head:
 
 def logits(head: Head, hidden: Tensor) -> Tensor:
     """(M, V) fp32 logits at hidden (M, D)."""
-    hidden = hidden.float()
     multiply = product if head.is_prepacked else F.linear
-    with products_of(head.dtype):
-        products = [multiply(hidden, part) for part in head.parts]
+    if _multiplies_wide(head.parts[0]):
+        products = [_wide_product(hidden, part) for part in head.parts]
+    else:
+        hidden = hidden.float()
+        with products_of(head.dtype):
+            products = [multiply(hidden, part) for part in head.parts]
     z = products[0] if len(products) == 1 else torch.cat(products, dim=1)
     if head.bias is not None:
         z.add_(head.bias)
@@ -94,6 +99,7 @@ def token_logprobs(
 ) -> Tensor:
     """(M,) fp32 log-probabilities of tokens (M,) under the heads' distribution at hidden (M, D).
 
+    They are where the hidden states are; the tokens may stand on the processor.
     The (M, V) logits never exist at once: chunks are computed, used and dropped, in the forward and
     again in the backward pass. A caller whose loss weighs all of them alike (a sum or mean) says so
     with ``equal_weights``: the gradient is then made in the forward pass, from the same logits,
@@ -102,6 +108,7 @@ def token_logprobs(
     head: Any = model.get_output_embeddings()
     transform = logit_transform(model.config, temperature)
     bias = getattr(head, "bias", None)
+    targets = upload(targets, hidden.device)
     chunked = _SummedLogprobs if equal_weights and torch.is_grad_enabled() else _ChunkedLogprobs
     return chunked.apply(hidden, head.weight, bias, targets, transform)
 
@@ -231,7 +238,18 @@ def _slope(z: Tensor, transform: Transform) -> Tensor | float:
 
 
 def _head(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
-    return Head((weight.float(),), _wide(bias), transform, weight.dtype)
+    part = weight if _multiplies_wide(weight) else weight.float()
+    return Head((part,), _wide(bias), transform, weight.dtype)
+
+
+def _multiplies_wide(weight: Tensor) -> bool:
+    """Whether products of 16 bits can be had in fp32: on CUDA; elsewhere factors are widened."""
+    return weight.device.type == "cuda" and weight.dtype in (torch.bfloat16, torch.float16)
+
+
+def _wide_product(hidden: Tensor, weight: Tensor) -> Tensor:
+    """(M, V) fp32: the sums of bf16 products are fp32 in the unit that makes them."""
+    return torch.mm(hidden.to(weight.dtype), weight.detach().t(), out_dtype=torch.float32)
 
 
 def _wide(bias: Tensor | None) -> Tensor | None:
@@ -239,14 +257,16 @@ def _wide(bias: Tensor | None) -> Tensor | None:
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    rows = max(1, LOGIT_CELLS // weight.shape[0])
+    on_cpu = weight.device.type == "cpu"
+    rows = max(1, (LOGIT_CELLS if on_cpu else LOGIT_CELLS_ON_ACCELERATORS) // weight.shape[0])
     for start in range(0, len(hidden), rows):
         yield slice(start, start + rows)
 
 
 @contextlib.contextmanager
 def products_of(dtype: torch.dtype) -> Iterator[None]:
-    """fp32 tensors that came from bf16 multiply through the bf16 units, summed and kept in fp32.
+    """On a processor, fp32 tensors that came from bf16 multiply through the bf16 units, summed and
+    kept in fp32.
 
     Nothing is lost in the inputs, and the logits keep the digits that bf16 output would round away.
     """
@@ -254,12 +274,9 @@ def products_of(dtype: torch.dtype) -> Iterator[None]:
         yield
         return
     mkldnn: Any = torch.backends.mkldnn  # matmul is missing in its type hints
-    backends = (mkldnn.matmul, torch.backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
+    before = mkldnn.matmul.fp32_precision
     try:
-        backends[0].fp32_precision = "bf16"
-        backends[1].fp32_precision = "tf32"
+        mkldnn.matmul.fp32_precision = "bf16"
         yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+        mkldnn.matmul.fp32_precision = before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,13 @@ from heedful.models.language_model import load_config, load_weights
 CENTER_RIDGE = 1e-4
 
 
-def load_scalar_model(path: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_scalar_model(
+    path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
     """The scalar model saved in a directory, on our attention, in eval mode."""
     require_scalar_model(path)
-    return _load(path, load_config(path), dtype)
+    model: Any = _load(path, load_config(path), dtype)
+    return model.to(device)
 
 
 def scalar_model_from(
@@ -88,15 +92,15 @@ def center(
     fold differs from a true bias, per unit of bias. Where the final norm has a bias (GPT-2), the
     fold is exact: that bias is used instead. ``master_of`` gives a parameter's tensor to change.
     """
-    hidden = hidden.float()
     weight = master_of(head_of(model).weight)[0]  # (D,) changed in place
+    hidden = hidden.to(weight.device, torch.float32)
     bias = -float((hidden @ weight).mean())
     norm_bias = _final_norm_bias(model)
     if norm_bias is not None and norm_bias.requires_grad:  # frozen beside LoRA adapters
         master_of(norm_bias).add_((bias * weight / weight.square().sum()).to(norm_bias.dtype))
         return {"bias": bias, "spread": 0.0}
     ridge = CENTER_RIDGE * float(hidden.square().mean()) * len(hidden)
-    gram = hidden.T @ hidden + ridge * torch.eye(hidden.shape[1])
+    gram = hidden.T @ hidden + ridge * torch.eye(hidden.shape[1], device=hidden.device)
     direction = torch.linalg.solve(gram, hidden.sum(0))
     constant = hidden @ direction
     direction /= constant.mean()

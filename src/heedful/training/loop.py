@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from heedful.errors import TrainingError
+from heedful.memory import device_peak_gib, peak_gib
+from heedful.models.device import CPU
 
 NON_FINITE_FILE = "non_finite_batch.pt"
 
@@ -109,6 +111,13 @@ class Adam:
         self.collected.zero_()
         return norm
 
+    def drop_gradients(self) -> None:
+        """Empties the sum, and what a backward pass that did not end has left."""
+        self.collected.zero_()
+        if not self._is_fp32:
+            for parameter in self.parameters:
+                parameter.grad = None
+
     def _worst(self) -> str:
         parts = self.collected.split(self.sizes)
         pairs = zip(self.names, parts, strict=True)
@@ -151,6 +160,12 @@ class Adam:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.set_weights(state["master"])
         self._adam.load_state_dict(state["adam"])
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """``memory/peak_gib``, the most until now: of the process, or of the tensors on a device."""
+    found = device_peak_gib(str(device))
+    return {"memory/peak_gib": peak_gib() if found is None else found}
 
 
 def require_finite(loss: Tensor, batch: Any, run_dir: Path, where: str) -> None:
@@ -245,22 +260,71 @@ def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return groups
 
 
-class Timer:
-    """Seconds of named phases within a step."""
+class Sums:
+    """Sums of numbers that models compute, by name; nobody waits for them until they are read.
+
+    Reading one after every micro-batch would leave an accelerator idle while the next is made.
+    """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, **values: Tensor) -> None:
+        """Adds scalars, in float64 as Python would."""
+        for name, value in values.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def values(self) -> dict[str, float]:
+        """The sums until now."""
+        if not self._sums:
+            return {}
+        return dict(zip(self._sums, torch.stack([*self._sums.values()]).tolist(), strict=True))
+
+
+class Timer:
+    """Seconds of named phases within a step, of the device's own time where that is not the host's.
+
+    An accelerator works on what it was given while the host goes on: marks are put into its queue,
+    and read when someone asks.
+    """
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self._is_queued = device.type == "cuda"
+        self._seconds: dict[str, float] = {}
+        self._waiting: list[tuple[str, Any, Any]] = []  # phases whose marks have not been read
+        self._last = self._mark()
+
+    def _mark(self) -> Any:
+        if not self._is_queued:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def restart(self) -> None:
         """Leaves out the time since the last lap."""
-        self._last = time.perf_counter()
+        self._last = self._mark()
 
     def lap(self, name: str) -> None:
         """Adds the time since the last lap to ``name``."""
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        now = self._mark()
+        if self._is_queued:
+            self._waiting.append((name, self._last, now))
+        else:
+            self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
         self._last = now
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase until the last lap; waits for it."""
+        if self._waiting:
+            self._waiting[-1][2].synchronize()
+        for name, start, end in self._waiting:
+            seconds = start.elapsed_time(end) / 1e3  # it tells milliseconds
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        self._waiting.clear()
+        return self._seconds
 
     def total(self) -> float:
         """Seconds of all phases together."""

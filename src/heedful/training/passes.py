@@ -18,10 +18,11 @@ from heedful.data.text import TextRows
 from heedful.errors import DataError
 from heedful.losses.sft import sft_loss
 from heedful.models.attention import Packed
+from heedful.models.device import device_of, upload
 from heedful.models.language_model import hidden_states, hidden_states_at
 from heedful.models.output_head import token_logprobs
 from heedful.models.scalar_model import scalars
-from heedful.training.loop import Adam, Timer, learning_rate, microbatches, require_finite
+from heedful.training.loop import Adam, Sums, Timer, learning_rate, microbatches, require_finite
 
 # Rows of held-out text in one validation.
 VALID_ROWS = 256
@@ -30,7 +31,8 @@ VALID_ROWS = 256
 class Sequences(NamedTuple):
     """Prompts with their responses as one flat row, and where the response tokens are predicted.
 
-    A prompt that several responses share stands in the row once.
+    A prompt that several responses share stands in the row once. All of it is on the processor;
+    whoever gives it to a model has what is needed uploaded.
     """
 
     layout: Packed
@@ -45,7 +47,6 @@ class Sequences(NamedTuple):
 def make_sequences(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
-    device: Any = "cpu",
     *,
     share_prompts: bool = False,
 ) -> Sequences:
@@ -81,14 +82,14 @@ def make_sequences(
             elif responses[i]:
                 lengths.append(len(responses[i]))
                 prefix_of.append(first)
-    tokens = torch.tensor(flat, device=device)
-    counts = torch.tensor([len(response) for response in responses], device=device)
-    start, before = torch.tensor(starts, device=device), torch.tensor(prompt_ends, device=device)
-    row_of = torch.arange(len(counts), device=device).repeat_interleave(counts)
-    column_of = torch.arange(len(row_of), device=device) - (counts.cumsum(0) - counts)[row_of]
+    tokens = torch.tensor(flat)
+    counts = torch.tensor([len(response) for response in responses])
+    start, before = torch.tensor(starts), torch.tensor(prompt_ends)
+    row_of = torch.arange(len(counts)).repeat_interleave(counts)
+    column_of = torch.arange(len(row_of)) - (counts.cumsum(0) - counts)[row_of]
     targets_at = start[row_of] + column_of
     return Sequences(
-        Packed(lengths, device, prefix_of),
+        Packed(lengths, prefix_of),
         tokens,
         torch.where(column_of == 0, before[row_of], targets_at) - 1,
         tokens[targets_at],
@@ -140,9 +141,10 @@ def response_values(model: Any, batch: Sequences) -> Tensor:
 
 
 def to_rows(values: Tensor, batch: Sequences, num_columns: int) -> Tensor:
-    """(B, R) from values (M,) of the response tokens; 0 past a response's end."""
+    """(B, R) from values (M,) of the response tokens, where these are; 0 past a response's end."""
     rows = values.new_zeros(len(batch.last), num_columns)
-    return rows.index_put((batch.row_of, batch.column_of), values)
+    places = (upload(batch.row_of, values.device), upload(batch.column_of, values.device))
+    return rows.index_put(places, values)
 
 
 def make_optimizer(model: Any, optim: Optim) -> Adam:
@@ -182,9 +184,9 @@ def accumulate_text(
     Text goes through the model in micro-batches; the division by the global count makes their sum
     the gradient of the one big batch. ``timer`` gets laps.
     """
-    timer = timer or Timer()
+    timer = timer or Timer(device_of(model))
     count = rows.shape[0] * (rows.shape[1] - 1)
-    total = 0.0
+    total = Sums()
     step = max(1, max_tokens // rows.shape[1])
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
@@ -193,12 +195,12 @@ def accumulate_text(
         timer.lap("forward")
         (weight * loss).backward()
         timer.lap("backward")
-        total += float(loss.detach())
-    return total
+        total.add(loss=loss)
+    return total.values()["loss"]
 
 
 def _text_loss_sum(model: Any, rows: Tensor) -> Tensor:
-    layout = Packed([rows.shape[1] - 1] * len(rows), rows.device)
+    layout = Packed([rows.shape[1] - 1] * len(rows))
     hidden = hidden_states(model, rows[:, :-1].flatten(), layout)
     logprobs = token_logprobs(model, hidden, rows[:, 1:].flatten(), equal_weights=True)[None]
     return sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))[0]

@@ -18,13 +18,16 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from heedful.memory import peak_gib
+from heedful.memory import device_peak_gib, peak_gib
+from heedful.models.device import synchronize
 from heedful.training.trace import PHASE_PREFIX
 
 # A step calls it after every update, or batch of prompts: (done, total).
 Progress = Callable[[int, int], None]
 # Seconds of repeats that a matmul rate is the best of.
 RATE_S = 0.1
+# Seconds of products that a CUDA device is given at a time: waiting for it is little beside them.
+GROUP_S = 0.005
 
 
 class Window(NamedTuple):
@@ -43,6 +46,8 @@ class Recorded(NamedTuple):
     num_before: int  # updates just before it that ran warm and without the profiler
     num_tokens: int  # of what ``labelled`` counts
     peak_gib: float  # memory of the process at its most, until then
+    device: str = "cpu"  # that the run computes on
+    device_peak_gib: float | None = None  # its memory at its most, until then; None on "cpu"
 
 
 class Label(NamedTuple):
@@ -103,11 +108,15 @@ class Recorder:
     """Profiles a window of updates into a Chrome trace; ``advance`` follows every update.
 
     The window opens after ``warm_up`` updates, earlier where a run has fewer: then its last update
-    is the window, and of a run of one update all from ``start`` on.
+    is the window, and of a run of one update all from ``start`` on. At both of its ends it waits
+    for the device: what was given to it before the window is not counted, what was in it is.
     """
 
-    def __init__(self, trace: Path, window: Window, tokens: Tokens | None = None):
+    def __init__(
+        self, trace: Path, window: Window, tokens: Tokens | None = None, device: str = "cpu"
+    ):
         self.trace, self.window = trace, window
+        self.device = torch.device(device)
         self.tokens = tokens or Tokens()
         self.is_done = False
         self._profiler: profile | None = None
@@ -119,7 +128,8 @@ class Recorder:
     def start(self) -> None:
         """Begins to record."""
         self._began = self._num_calls
-        profiler = profile(activities=_activities(), record_shapes=True)
+        synchronize(self.device)
+        profiler = profile(activities=_activities(self.device), record_shapes=True)
         profiler.start()
         self._profiler = profiler
         self._tokens_before = self.tokens.num
@@ -127,7 +137,6 @@ class Recorder:
 
     def advance(self, done: int, total: int) -> Recorded | None:
         """The window, at its end; None before and after."""
-        seconds = time.perf_counter() - self._since
         if self.is_done:
             return None
         self._num_calls += 1
@@ -136,7 +145,7 @@ class Recorder:
         if self._profiler is not None:
             num_updates = self._num_calls - self._began
             if left <= 0 or (is_window and num_updates == self.window.num_updates):
-                return self._close(seconds, done, num_updates)
+                return self._close(done, num_updates)
             if is_window:
                 return None
             self.abandon()
@@ -150,26 +159,29 @@ class Recorder:
             self._profiler.stop()
             self._profiler = None
 
-    def _close(self, seconds: float, done: int, num_updates: int) -> Recorded:
+    def _close(self, done: int, num_updates: int) -> Recorded:
         assert self._profiler is not None  # advance asks only where it records
+        synchronize(self.device)
+        seconds = time.perf_counter() - self._since
         num_tokens = self.tokens.num - self._tokens_before
-        peak = peak_gib()
+        device = str(self.device)
+        peaks = peak_gib(), device, device_peak_gib(device)
         self._profiler.stop()
         self._profiler.export_chrome_trace(str(self.trace))
         self._profiler = None
         self.is_done = True
         is_window = self._began >= self.window.warm_up
         num_before = max(0, self._began - 1) if is_window else 0  # the first ran cold
-        return Recorded(seconds, done, num_updates, num_before, num_tokens, peak)
+        return Recorded(seconds, done, num_updates, num_before, num_tokens, *peaks)
 
 
-def _activities() -> list[ProfilerActivity]:
-    cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+def _activities(device: torch.device) -> list[ProfilerActivity]:
+    cuda = [ProfilerActivity.CUDA] if device.type == "cuda" else []
     return [ProfilerActivity.CPU, *cuda]
 
 
-# Who wants to know of a run's progress: given the callback, the run directory and the dtype.
-Watcher = Callable[[Progress, Path, str], Progress]
+# Who wants to know of a run's progress: given the callback, the run directory, dtype and device.
+Watcher = Callable[[Progress, Path, str, str], Progress]
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
@@ -183,27 +195,41 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def watched(progress: Progress, run_dir: Path, dtype: str) -> Progress:
+def watched(progress: Progress, run_dir: Path, dtype: str, device: str = "cpu") -> Progress:
     """The progress callback of a run: as it is, or as the watcher makes it."""
     watcher = _watcher.get()
-    return progress if watcher is None else watcher(progress, run_dir, dtype)
+    return progress if watcher is None else watcher(progress, run_dir, dtype, device)
 
 
-def matmul_rate(shape: Sequence[int], dtype: torch.dtype, seconds: float = RATE_S) -> float:
+def matmul_rate(
+    shape: Sequence[int], dtype: torch.dtype, seconds: float = RATE_S, device: str = "cpu"
+) -> float:
     """FLOP per second of a bare matrix product (rows, inner, columns), or (batch, ...) of several.
 
-    The best of as many repeats as fit into ``seconds``, at least three. Draws from its own random
-    numbers: a run that measures in between goes on as it would have.
+    The best of as many repeats as fit into ``seconds``, at least three; on a CUDA device a repeat
+    is many products, given to it without waiting for each. Draws from its own random numbers: a run
+    that measures in between goes on as it would have.
     """
     *batch, rows, inner, columns = shape
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(*batch, rows, inner, generator=generator).to(dtype)
-    b = torch.randn(*batch, inner, columns, generator=generator).to(dtype)
-    out = torch.empty(*batch, rows, columns, dtype=dtype)
-    num_flops = 2 * a.numel() * columns
+    place = torch.device(device)
+    generator = torch.Generator(place).manual_seed(0)
+    a = torch.randn(*batch, rows, inner, generator=generator, device=place).to(dtype)
+    b = torch.randn(*batch, inner, columns, generator=generator, device=place).to(dtype)
+    out = torch.empty(*batch, rows, columns, dtype=dtype, device=place)
+
+    def seconds_of(num: int) -> float:
+        synchronize(place)
+        start = time.perf_counter()
+        for _ in range(num):
+            torch.matmul(a, b, out=out)
+        synchronize(place)
+        return time.perf_counter() - start
+
+    num = 1
+    if place.type == "cuda":
+        seconds_of(1)  # the first one loads the library
+        num = max(1, round(GROUP_S / max(seconds_of(1), 1e-6)))
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
-        start = time.perf_counter()
-        torch.matmul(a, b, out=out)
-        times.append(time.perf_counter() - start)
-    return num_flops / min(times)
+        times.append(seconds_of(num))
+    return 2 * a.numel() * columns * num / min(times)

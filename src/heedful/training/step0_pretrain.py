@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from heedful.config import PretrainConfig
 from heedful.data.text import TextRows
 from heedful.metrics import MetricsLog, last_values
-from heedful.models.language_model import cast_weights, num_parameters, pick_dtype
+from heedful.models.device import device_of, placement
+from heedful.models.language_model import num_parameters, place
+from heedful.training.budget import Budget
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
-from heedful.training.loop import Timer, derive_seed
+from heedful.training.loop import Timer, derive_seed, peak_memory
 from heedful.training.passes import accumulate_text, lr_at, make_optimizer, text_loss
 from heedful.training.stopping import Saves
 
@@ -33,8 +36,8 @@ def train(
     tokens_per_step = optim.batch_size * rows.row_tokens
     num_steps = max(1, math.ceil(config.num_tokens / tokens_per_step))
     fingerprint = config_fingerprint(config, len(rows.tokens))
-    cast_weights(model, pick_dtype(config.compute.dtype))
-    optimizer = make_optimizer(model, optim)
+    place(model, *placement(config.compute))
+    optimizer, budget = make_optimizer(model, optim), Budget(config.compute)
     first_step = 0
     if (state := load_state(run_dir, fingerprint)) is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -45,19 +48,15 @@ def train(
     flops_per_step = 6 * num_parameters(model) * tokens_per_step
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for step in range(first_step, num_steps):
-        timer = Timer()
+        timer = Timer(device_of(model))
         batch = rows.draw(optim.batch_size, derive_seed(config.seed, "text", step))
         timer.lap("data")
         where = f"step {step + 1}"
         model.train()
-        loss = accumulate_text(
-            model,
-            batch,
-            config.compute.tokens_per_microbatch,
-            run_dir,
-            where,
-            timer=timer,
+        accumulate = partial(
+            accumulate_text, model, batch, run_dir=run_dir, where=where, timer=timer
         )
+        loss = budget.run(accumulate, optimizer)
         lr = lr_at(optim, step, num_steps)
         last = {"pretrain/loss": loss, "optim/lr": lr}
         last["optim/grad_norm"] = optimizer.step(lr, batch, run_dir, where)
@@ -72,10 +71,9 @@ def train(
         if valid_rows is not None and (
             step + 1 == num_steps or (every and (step + 1) % every == 0)
         ):
-            last["valid/text_loss"] = text_loss(
-                model, valid_rows, config.compute.tokens_per_microbatch
-            )
-        log.log(step, last | timer.metrics(), of=num_steps)
+            last["valid/text_loss"] = text_loss(model, valid_rows, budget.tokens)
+        measured = timer.metrics() | peak_memory(device_of(model))
+        log.log(step, last | measured, of=num_steps)
         progress(step + 1, num_steps)
         if saves.is_due(step + 1):
             state = {"optimizer": optimizer.state_dict(), "fingerprint": fingerprint}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,18 @@ from heedful.data.text import TextRows
 from heedful.errors import DataError
 from heedful.losses.sft import sft_loss
 from heedful.metrics import MetricsLog, last_values
-from heedful.models.language_model import (
-    cast_weights,
-    num_parameters,
-    pick_dtype,
-    set_residual_dropout,
-)
+from heedful.models.device import device_of, placement
+from heedful.models.language_model import num_parameters, place, set_residual_dropout
+from heedful.training.budget import Budget
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
 from heedful.training.loop import (
     Adam,
+    Sums,
     Timer,
     derive_seed,
     epoch_batches,
     microbatches,
+    peak_memory,
     require_finite,
 )
 from heedful.training.passes import (
@@ -73,10 +73,10 @@ def train(
     run_dir = Path(config.run_dir)
     num_steps, per_epoch = num_updates(config, len(examples))
     fingerprint = config_fingerprint(config, len(examples), sum(map(_num_tokens, examples)))
-    cast_weights(model, pick_dtype(config.compute.dtype))
+    place(model, *placement(config.compute))
     set_residual_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optim)
-    best = _Best(config.select)
+    best, budget = _Best(config.select), Budget(config.compute)
     first_step = 0
     if (state := load_state(run_dir, fingerprint)) is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -96,9 +96,10 @@ def train(
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for step, indices in enumerate(batches, start=first_step):
         batch = [examples[i] for i in indices]
-        last = _update(config, model, optimizer, batch, text, step, num_steps, run_dir)
+        update = partial(_update, config, model, optimizer, batch, text, step, num_steps, run_dir)
+        last = budget.run(update, optimizer)
         if step + 1 == num_steps or (step + 1) % every == 0:
-            last |= _validate(model, valid, score_model, config.compute.tokens_per_microbatch)
+            last |= _validate(model, valid, score_model, budget.tokens)
             best.offer(optimizer, last)
         last["data/epoch"] = (step + 1) / per_epoch
         log.log(step, last, of=num_steps)
@@ -123,9 +124,10 @@ def _update(
     step: int,
     num_steps: int,
     run_dir: Path,
+    max_tokens: int,
 ) -> dict[str, float]:
     """One update from a batch of demonstrations and its share of pretraining text."""
-    timer = Timer()
+    timer = Timer(device_of(model))
     where = f"step {step + 1}"
     mix = config.pretraining_mix if text is not None else 0.0
     model.train()
@@ -135,8 +137,8 @@ def _update(
         batch = [Example(e.prompt[:1], e.prompt[1:] + e.response) for e in batch]
     num_targets = sum(len(example.response) for example in batch)
     lengths = [_num_tokens(example) for example in batch]
-    loss_total = 0.0
-    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+    losses = Sums()
+    for group in microbatches(lengths, max_tokens):
         part = [batch[i] for i in group]
         sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
         timer.lap("data")
@@ -147,8 +149,8 @@ def _update(
         timer.lap("forward")
         ((1 - mix) * loss).backward()
         timer.lap("backward")
-        loss_total += float(loss.detach())
-    stats = {"sft/loss": loss_total}
+        losses.add(**{"sft/loss": loss})
+    stats = losses.values()
     num_tokens = sum(lengths)
     if mix > 0 and text is not None:
         num_rows = max(1, round(len(batch) * mix / (1 - mix)))
@@ -157,7 +159,7 @@ def _update(
         stats["sft/text_loss"] = accumulate_text(
             model,
             rows,
-            config.compute.tokens_per_microbatch,
+            max_tokens,
             run_dir,
             where,
             weight=mix,
@@ -173,7 +175,7 @@ def _update(
         "speed/flops_per_s": 6 * num_parameters(model) * num_tokens / seconds,
         "time/update_s": seconds,
     }
-    return stats | timer.metrics()
+    return stats | timer.metrics() | peak_memory(device_of(model))
 
 
 def _num_tokens(example: Example) -> int:
@@ -195,14 +197,14 @@ def valid_loss(model: Any, examples: Sequence[Example], max_tokens: int) -> floa
     """Mean loss in nats per response token on held-out demonstrations."""
     model.eval()
     lengths = [_num_tokens(example) for example in examples]
-    total, count = 0.0, 0
+    total, count = Sums(), 0
     for group in microbatches(lengths, max_tokens):
         part = [examples[i] for i in group]
         sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
         logprobs = response_logprobs(model, sequences)
-        total -= float(logprobs.sum())
+        total.add(loss=-logprobs.sum())
         count += len(logprobs)
-    return total / count
+    return total.values()["loss"] / count
 
 
 class _Best:

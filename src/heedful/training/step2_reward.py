@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,19 +24,18 @@ from heedful.data.examples import Example, RankedPrompt
 from heedful.errors import DataError
 from heedful.losses.reward import ranking_loss
 from heedful.metrics import MetricsLog
-from heedful.models.language_model import (
-    cast_weights,
-    hidden_states_at,
-    num_parameters,
-    pick_dtype,
-)
+from heedful.models.device import device_of, placement, upload
+from heedful.models.language_model import hidden_states_at, num_parameters, place
 from heedful.models.scalar_model import center
+from heedful.training.budget import Budget
 from heedful.training.checkpoint import config_fingerprint, load_state, save_state
 from heedful.training.loop import (
     Adam,
+    Sums,
     Timer,
     epoch_batches,
     microbatches,
+    peak_memory,
     require_finite,
 )
 from heedful.training.passes import (
@@ -97,8 +97,8 @@ def train(
     fingerprint = config_fingerprint(
         config, len(elements), num_tokens, num_ranked, len(demonstrations)
     )
-    cast_weights(model, pick_dtype(config.compute.dtype))
-    optimizer = make_optimizer(model, config.optim)
+    place(model, *placement(config.compute))
+    optimizer, budget = make_optimizer(model, config.optim), Budget(config.compute)
     first_step = 0
     if (state := load_state(run_dir, fingerprint)) is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -113,12 +113,13 @@ def train(
     last: dict[str, float] = {}
     for step, indices in enumerate(batches, start=first_step):
         batch = [elements[i] for i in indices]
-        last = _update(config, model, optimizer, batch, step, num_steps, run_dir)
+        update = partial(_update, config, model, optimizer, batch, step, num_steps, run_dir)
+        last = budget.run(update, optimizer)
         every = config.log.valid_every
         if step + 1 == num_steps and demonstrations:
-            last |= _center(config, model, optimizer, demonstrations)
+            last |= _center(model, optimizer, demonstrations, budget.tokens)
         if valid and (step + 1 == num_steps or (every and (step + 1) % every == 0)):
-            counts = evaluate(model, valid, config.compute.tokens_per_microbatch)
+            counts = evaluate(model, valid, budget.tokens)
             last |= {"valid/loss": counts.loss, "valid/accuracy": counts.accuracy}
         log.log(step, last, of=num_steps)
         progress(step + 1, num_steps)
@@ -207,36 +208,41 @@ def _update(
     step: int,
     num_steps: int,
     run_dir: Path,
+    max_tokens: int,
 ) -> dict[str, float]:
-    timer = Timer()
+    timer = Timer(device_of(model))
     where = f"step {step + 1}"
     num_rankings = sum(len(element.ranks) for element in batch)
-    totals = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0, "num_tokens": 0.0}
-    for part in _microbatches(batch, config.compute.tokens_per_microbatch):
+    sums, num_tokens = Sums(), 0
+    for part in _microbatches(batch, max_tokens):
         loss_sum, stats = _ranking_pass(model, part)
         loss = loss_sum / num_rankings
         require_finite(loss, part, run_dir, where)
         timer.lap("forward")
         loss.backward()
         timer.lap("backward")
-        totals["loss"] += float(loss.detach())
-        for key in ("num_correct", "num_pairs", "num_tokens"):
-            totals[key] += float(stats[key])
+        sums.add(loss=loss, num_correct=stats["num_correct"], num_pairs=stats["num_pairs"])
+        num_tokens += sum(map(_num_tokens, part))
+    totals = sums.values()
     lr = lr_at(config.optim, step, num_steps)
     grad_norm = optimizer.step(lr, batch, run_dir, where)
     timer.lap("optimizer")
     seconds = timer.total()
-    return timer.metrics() | {
-        "reward/loss": totals["loss"],
-        "reward/accuracy": totals["num_correct"] / max(1.0, totals["num_pairs"]),
-        "reward/num_pairs": totals["num_pairs"],
-        "optim/lr": lr,
-        "optim/grad_norm": grad_norm,
-        "speed/tokens_per_s": totals["num_tokens"] / seconds,
-        "speed/pairs_per_s": totals["num_pairs"] / seconds,
-        "speed/flops_per_s": 6 * num_parameters(model) * totals["num_tokens"] / seconds,
-        "time/update_s": seconds,
-    }
+    return (
+        timer.metrics()
+        | peak_memory(device_of(model))
+        | {
+            "reward/loss": totals["loss"],
+            "reward/accuracy": totals["num_correct"] / max(1.0, totals["num_pairs"]),
+            "reward/num_pairs": totals["num_pairs"],
+            "optim/lr": lr,
+            "optim/grad_norm": grad_norm,
+            "speed/tokens_per_s": num_tokens / seconds,
+            "speed/pairs_per_s": totals["num_pairs"] / seconds,
+            "speed/flops_per_s": 6 * num_parameters(model) * num_tokens / seconds,
+            "time/update_s": seconds,
+        }
+    )
 
 
 def _microbatches(elements: Sequence[Element], max_tokens: int) -> Iterator[list[Element]]:
@@ -263,8 +269,11 @@ def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[st
             places += [start + place for place in own_places]
             ranks += own_ranks
         start += len(element.responses)
-    loss_sum, stats = ranking_loss(scores[places], torch.tensor(ranks), torch.tensor(group))
-    return loss_sum, stats | {"num_tokens": torch.tensor(len(sequences.tokens))}
+    chosen, ranked, groups = (
+        upload(torch.tensor(numbers, dtype=torch.long), scores.device)
+        for numbers in (places, ranks, group)
+    )
+    return ranking_loss(scores[chosen], ranked, groups)
 
 
 @torch.no_grad()
@@ -273,14 +282,16 @@ def evaluate(model: Any, rankings: Sequence[RankedPrompt], max_tokens: int) -> P
     model.eval()
     elements = _elements(rankings, "k_wise")
     num_rankings = sum(len(element.ranks) for element in elements)
-    loss = num_correct = num_pairs = 0.0
+    sums = Sums()
     for part in _microbatches(elements, max_tokens):
-        loss_sum, stats = _ranking_pass(model, part)
-        loss += float(loss_sum)
-        num_correct += float(stats["num_correct"])
-        num_pairs += float(stats["num_pairs"])
+        loss, stats = _ranking_pass(model, part)
+        sums.add(loss=loss, num_correct=stats["num_correct"], num_pairs=stats["num_pairs"])
+    found = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0} | sums.values()
     return PairCounts(
-        loss / max(1, num_rankings), num_correct / max(1.0, num_pairs), int(num_pairs), num_rankings
+        found["loss"] / max(1, num_rankings),
+        found["num_correct"] / max(1.0, found["num_pairs"]),
+        int(found["num_pairs"]),
+        num_rankings,
     )
 
 
@@ -297,7 +308,7 @@ def score_all(model: Any, examples: Sequence[Example], max_tokens: int) -> Tenso
     distinct = [Example(list(prompt), list(response)) for prompt, response in place]
     scores = torch.empty(len(distinct))
     for indices, batch in _batches(distinct, max_tokens):
-        scores[indices] = final_scores(model, batch)
+        scores[indices] = final_scores(model, batch).cpu()
     return scores[places]
 
 
@@ -311,12 +322,12 @@ def _batches(examples: Sequence[Example], max_tokens: int) -> Iterator[tuple[lis
 
 @torch.no_grad()
 def _center(
-    config: RewardConfig, model: Any, optimizer: Adam, demonstrations: Sequence[Example]
+    model: Any, optimizer: Adam, demonstrations: Sequence[Example], max_tokens: int
 ) -> dict[str, float]:
     """Folds the bias with which demonstrations score 0 on average into the head."""
     model.eval()
     hidden = []
-    for _, batch in _batches(demonstrations, config.compute.tokens_per_microbatch):
+    for _, batch in _batches(demonstrations, max_tokens):
         states = hidden_states_at(model, batch.tokens, batch.layout, batch.last)
         hidden.append(states.float())
     folded = center(model, torch.cat(hidden), optimizer.master_of)

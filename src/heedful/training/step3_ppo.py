@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,21 @@ from heedful.data.text import TextRows
 from heedful.errors import ConfigError, DataError
 from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
 from heedful.metrics import MetricsLog, keep_rows_before, last_values, read_metrics
+from heedful.models.device import device_of, tokens_at_a_time, upload
 from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
 from heedful.rollout.experience import Experience, make_experience, penalize_cut
-from heedful.training.checkpoint import config_fingerprint, load_state, save_state
+from heedful.training.checkpoint import config_fingerprint, save_state
 from heedful.training.evaluations import Evaluations, Evaluator, mark_of
 from heedful.training.loop import (
-    Adam,
+    Sums,
     Timer,
     derive_seed,
     epoch_batches,
     learning_rate,
     make_generator,
     microbatches,
+    peak_memory,
     require_finite,
 )
 from heedful.training.monitoring import (
@@ -57,7 +60,7 @@ from heedful.training.passes import (
     response_values,
     to_rows,
 )
-from heedful.training.sampler_trust import SamplerTrust
+from heedful.training.ppo_state import PPOState
 from heedful.training.stopping import Saves
 
 # Observers look at what was sampled and return metrics; the policy never learns from them.
@@ -100,17 +103,16 @@ def train(
     ppo, run_dir = config.ppo, Path(config.run_dir)
     _check(config, prompts, text)
     fingerprint = config_fingerprint(config, len(prompts), sum(len(p.tokens) for p in prompts))
-    trainer = _Trainer.build(config, models, fingerprint)
-    total, first = num_iterations(ppo), trainer.resume(run_dir)
+    state = PPOState.build(config, models, fingerprint)
+    total, first = num_iterations(ppo), state.resume(run_dir)
     log = _open_log(config, first)
     batches = epoch_batches(len(prompts), ppo.batch_size, total, config.seed, first)
     watch, saves = Watch(), Saves(config.log.save_every, config.log.save_every_s, total, first)
-    done = read_metrics(run_dir)
-    asked = mark_of(config.eval)
+    done, asked = read_metrics(run_dir), mark_of(config.eval)
     evaluations = Evaluations(evaluators, run_dir, config.eval_every, total, first, done, asked)
     last = last_values(run_dir)  # of a run that only has its model left to publish
     for iteration, indices in enumerate(batches, start=first):
-        timer, parts = Timer(), Timer()
+        timer, parts = (Timer(device_of(models.policy)) for _ in range(2))
         batch = [prompts[i] for i in indices]
         rollout = generate(
             models.policy,
@@ -121,35 +123,36 @@ def train(
             generator=make_generator(config.seed, "rollout", iteration),
         )
         timer.lap("rollout")
-        recomputes = trainer.trust.recomputes
-        experience = collect(config, models, batch, rollout, trainer.kl_coef, parts, recomputes)
+        recomputes = state.trust.recomputes
+        arguments = (config, models, batch, rollout, state.kl_coef, parts, recomputes)
+        experience = state.budget.run(partial(collect, *arguments))
         timer.lap("experience")
         if iteration == 0:
             check_start(experience)
         stats, num_text_tokens = _optimize(
-            config, models, trainer, experience, text, iteration, run_dir, parts
+            config, models, state, experience, text, iteration, run_dir, parts
         )
-        trainer.average(ppo.ema_decay, iteration)
+        state.average(ppo.ema_decay, iteration)
         timer.lap("optimize")
-        trainer.kl_coef = _next_kl_coef(ppo, trainer.kl_coef, float(experience.kl.mean()))
-        last = describe(experience) | stats | {"ppo/kl_coef": trainer.kl_coef}
-        trainer.trust.look(rollout, experience, last)
+        state.kl_coef = _next_kl_coef(ppo, state.kl_coef, float(experience.kl.mean()))
+        last = describe(experience) | stats | {"ppo/kl_coef": state.kl_coef}
+        state.trust.look(rollout, experience, last)
         for observer in observers:
             last |= observer(batch, experience)
         timer.lap("observe")
         last |= evaluations.look(models.policy, iteration, timer)
         last |= speed(ppo, models, experience, num_text_tokens, timer.seconds, recomputes)
-        last |= timer.metrics() | parts.metrics()
+        last |= timer.metrics() | parts.metrics() | peak_memory(device_of(models.policy))
         log.log(iteration, last, of=total)
         watch.look(last, iteration)
         if config.log_samples_every and iteration % config.log_samples_every == 0:
             write_samples(run_dir, iteration, batch, experience, decode)
         progress(iteration + 1, total)
         if saves.is_due(iteration + 1):
-            save_state(run_dir, iteration + 1, trainer.state_dict())
+            save_state(run_dir, iteration + 1, state.state_dict())
             saves.saved(iteration + 1)
     log.close()
-    trainer.publish_weights()
+    state.publish_weights()
     models.policy.eval()
     return last
 
@@ -187,13 +190,15 @@ def collect(
     kl_coef: float,
     parts: Timer | None = None,
     recompute: bool = True,
+    max_tokens: int | None = None,
 ) -> Experience:
-    """The experience of one rollout: one packed pass each of reference, reward and value.
+    """The experience of one rollout, on the processor: one packed pass each of reference, reward
+    and value.
 
     With ``recompute`` one of the policy too, else its log-probabilities are the sampler's.
     ``parts`` gets the seconds of each.
     """
-    parts = parts or Timer()
+    parts = parts or Timer(device_of(models.policy))
     temperature = config.sampling.temperature
     prompts = [prompt.tokens for prompt in batch]
     responses = rollout.rows()
@@ -206,20 +211,20 @@ def collect(
     for model in (models.policy, models.reference, models.reward_model, models.value_function):
         if model is not None:
             model.eval()
-    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+    for group in microbatches(lengths, max_tokens or tokens_at_a_time(config.compute)):
         sequences = make_sequences([prompts[i] for i in group], [responses[i] for i in group])
         parts.restart()
         reference = _reference_logprobs(models, sequences, temperature)
-        ref_logprobs[group] = to_rows(reference, sequences, columns)
+        ref_logprobs[group] = to_rows(reference, sequences, columns).cpu()
         parts.lap("reference")
         value = response_values(models.value_function, sequences)
-        values[group] = to_rows(value, sequences, columns)
+        values[group] = to_rows(value, sequences, columns).cpu()
         parts.lap("values")
-        scores[group] = final_scores(models.reward_model, sequences)
+        scores[group] = final_scores(models.reward_model, sequences).cpu()
         parts.lap("score")
         if recompute:
             current = response_logprobs(models.policy, sequences, temperature)
-            logprobs[group] = to_rows(current, sequences, columns)
+            logprobs[group] = to_rows(current, sequences, columns).cpu()
             parts.lap("logprobs")
     scores = penalize_cut(scores, rollout.finished, config.ppo.missing_eos_score)
     return make_experience(
@@ -247,7 +252,7 @@ def _reference_logprobs(models: Models, sequences: Sequences, temperature: float
 def _optimize(
     config: PPOConfig,
     models: Models,
-    trainer: _Trainer,
+    state: PPOState,
     experience: Experience,
     text: TextRows | None,
     iteration: int,
@@ -273,32 +278,24 @@ def _optimize(
         order = torch.randperm(len(experience.scores), generator=generator)
         for minibatch in order.split(ppo.minibatch_size):
             where = f"iteration {iteration + 1}, update {num_updates + 1}"
-            stats = _accumulate(config, models, trainer, experience, minibatch, run_dir, where)
+            rows = None
             if ppo.ptx_coef > 0 and text is not None:
-                parts.restart()
-                rows = text.draw(
-                    max(1, round(len(minibatch) * ppo.ptx_rows_per_episode)),
-                    derive_seed(config.seed, "ptx", iteration, num_updates),
-                )
+                count = max(1, round(len(minibatch) * ppo.ptx_rows_per_episode))
+                rows = text.draw(count, derive_seed(config.seed, "ptx", iteration, num_updates))
                 num_text_tokens += rows.numel()
-                stats["ppo/ptx_loss"] = accumulate_text(
-                    models.policy,
-                    rows,
-                    config.compute.tokens_per_microbatch,
-                    run_dir,
-                    where,
-                    weight=ppo.ptx_coef,
-                )
-                parts.lap("ptx")
+            gradients = partial(
+                _gradients, config, models, experience, minibatch, rows, run_dir, where, parts
+            )
+            stats = state.budget.run(gradients, state.policy, state.value)
             if num_updates == 0:
                 # approx_kl is half of the mean square of the ratio's logarithm
                 spread = math.sqrt(2 * stats["ppo/approx_kl"])
                 first = {"ppo/first_ratio": stats["ppo/ratio"], "ppo/first_spread": spread}
             batch = _rows_of(experience, minibatch.tolist())
             # both gradients are looked at before either network changes
-            trainer.value.grad_norm(batch, run_dir, f"{where}, value function")
-            stats["optim/grad_norm"] = trainer.policy.step(lr, batch, run_dir, f"{where}, policy")
-            stats["optim/value_grad_norm"] = trainer.value.step(
+            state.value.grad_norm(batch, run_dir, f"{where}, value function")
+            stats["optim/grad_norm"] = state.policy.step(lr, batch, run_dir, f"{where}, policy")
+            stats["optim/value_grad_norm"] = state.value.step(
                 ppo.value_lr, batch, run_dir, f"{where}, value function"
             )
             num_updates += 1
@@ -308,33 +305,65 @@ def _optimize(
     return means | first | {"optim/lr": lr}, num_text_tokens
 
 
+def _gradients(
+    config: PPOConfig,
+    models: Models,
+    experience: Experience,
+    minibatch: Tensor,
+    rows: Tensor | None,
+    run_dir: Path,
+    where: str,
+    parts: Timer,
+    max_tokens: int,
+) -> dict[str, float]:
+    """Adds the gradients of one minibatch, and of rows of pretraining text if there are any."""
+    stats = _accumulate(config, models, experience, minibatch, run_dir, where, max_tokens)
+    if rows is not None:
+        parts.restart()
+        stats["ppo/ptx_loss"] = accumulate_text(
+            models.policy, rows, max_tokens, run_dir, where, weight=config.ppo.ptx_coef
+        )
+        parts.lap("ptx")
+    return stats
+
+
 def _accumulate(
     config: PPOConfig,
     models: Models,
-    trainer: _Trainer,
     experience: Experience,
     minibatch: Tensor,
     run_dir: Path,
     where: str,
+    max_tokens: int,
 ) -> dict[str, float]:
     """Adds the gradients of one minibatch (mean over its response tokens) to both networks."""
     ppo, columns = config.ppo, experience.response_mask.shape[1]
+    device = device_of(models.policy)
     indices = minibatch.tolist()
     num_tokens = float(experience.response_mask[minibatch].sum())
     lengths = [len(experience.prompts[i]) + len(experience.responses[i]) for i in indices]
-    sums: dict[str, float] = {}
-    for group in microbatches(lengths, config.compute.tokens_per_microbatch):
+    sums = Sums()
+    for group in microbatches(lengths, max_tokens):
         rows = minibatch[group]
         chosen = [indices[i] for i in group]
         batch = make_sequences(
             [experience.prompts[i] for i in chosen], [experience.responses[i] for i in chosen]
         )
-        mask = experience.response_mask[rows]
+        mask, old_logprobs, advantages, old_values, returns = (
+            upload(of_all[rows], device)
+            for of_all in (
+                experience.response_mask,
+                experience.logprobs,
+                experience.advantages,
+                experience.values,
+                experience.returns,
+            )
+        )
         logprobs = response_logprobs(models.policy, batch, config.sampling.temperature)
         loss_sum, policy_stats = policy_loss(
             to_rows(logprobs, batch, columns),
-            experience.logprobs[rows],
-            experience.advantages[rows],
+            old_logprobs,
+            advantages,
             mask,
             ppo.clip,
         )
@@ -344,24 +373,23 @@ def _accumulate(
         values = response_values(models.value_function, batch)
         value_sum, value_stats = value_loss(
             to_rows(values, batch, columns),
-            experience.values[rows],
-            experience.returns[rows],
+            old_values,
+            returns,
             mask,
             ppo.clip,
         )
         require_finite(value_sum, saved, run_dir, f"{where}, value function")
         (ppo.vf_coef * value_sum / num_tokens).backward()
         parts = {
-            "ppo/policy_loss": loss_sum.detach(),
-            "ppo/value_loss": value_sum.detach(),
+            "ppo/policy_loss": loss_sum,
+            "ppo/value_loss": value_sum,
             "ppo/ratio": policy_stats["ratio_sum"],
             "ppo/clipfrac": policy_stats["num_clipped"],
             "ppo/approx_kl": policy_stats["approx_kl_sum"],
             "ppo/value_clipfrac": value_stats["num_clipped"],
         }
-        for key, value in parts.items():
-            sums[key] = sums.get(key, 0.0) + float(value)
-    return {key: value / num_tokens for key, value in sums.items()}
+        sums.add(**parts)
+    return {key: value / num_tokens for key, value in sums.values().items()}
 
 
 def _rows_of(experience: Experience, rows: list[int]) -> dict[str, Any]:
@@ -370,64 +398,6 @@ def _rows_of(experience: Experience, rows: list[int]) -> dict[str, Any]:
         name: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]
         for name, values in experience._asdict().items()
     }
-
-
-@dataclass
-class _Trainer:
-    """What changes over the run and is saved: both optimizers, the average, the KL coefficient."""
-
-    policy: Adam
-    value: Adam
-    ema: Tensor
-    kl_coef: float
-    fingerprint: str
-    trust: SamplerTrust
-
-    @classmethod
-    def build(cls, config: PPOConfig, models: Models, fingerprint: str) -> _Trainer:
-        optimizers = [
-            Adam(model, eps=config.optim_eps, max_grad_norm=config.max_grad_norm)
-            for model in (models.policy, models.value_function)
-        ]
-        ema = optimizers[0].master.data.clone()
-        trust = SamplerTrust(config.ppo, optimizers[0].weights.dtype)
-        return cls(optimizers[0], optimizers[1], ema, config.ppo.kl_coef, fingerprint, trust)
-
-    def average(self, decay: float, iteration: int) -> None:
-        """Moves the averaged weights towards the current ones, once per iteration.
-
-        ema_t = decay * ema_{t-1} + (1 - decay) * weights_t from ema_0 = 0, divided by 1 - decay^t
-        as Adam divides its averages: a run much shorter than the paper's 500 iterations does not
-        publish its initial weights.
-        """
-        share = (1 - decay) / (1 - decay ** (iteration + 1))
-        self.ema.lerp_(self.policy.master.data, share)
-
-    def publish_weights(self) -> None:
-        self.policy.release(self.ema)
-        self.value.release()
-
-    def resume(self, run_dir: Path) -> int:
-        """Goes on from the newest state; returns the first iteration to do."""
-        state = load_state(run_dir, self.fingerprint)
-        if state is None:
-            return 0
-        self.policy.load_state_dict(state["policy"])
-        self.value.load_state_dict(state["value"])
-        self.ema.copy_(state["ema"])
-        self.kl_coef = state["kl_coef"]
-        self.trust.known = state["trusts_sampler"]
-        return state["step"]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "policy": self.policy.state_dict(),
-            "value": self.value.state_dict(),
-            "ema": self.ema,
-            "kl_coef": self.kl_coef,
-            "trusts_sampler": self.trust.known,
-            "fingerprint": self.fingerprint,
-        }
 
 
 def _next_kl_coef(ppo: PPO, kl_coef: float, kl: float) -> float:

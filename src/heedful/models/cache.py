@@ -1,0 +1,66 @@
+"""The keys and values of rows that are being decoded.
+
+Shapes: G key/value heads, D head size, S cache slots, T tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# By how many slots a cache grows: attention looks at all of them, and growing copies the cache.
+# On an accelerator looking costs little, and a cache that has grown needs other graphs.
+SLOTS_AT_A_TIME = 16
+SLOTS_ON_ACCELERATORS = 128
+
+
+class KeyValueCache:
+    """Keys (rows, G, D, S) and values (rows, G, S, D) of every layer.
+
+    Keys lie with their slots side by side, as the product of one query with all of them reads them.
+    There are hardly more slots than are used, ``reserve`` adds some: a product over a part of
+    the slots would copy that part first. A layer's tensors are its own, so that no more than one
+    is there twice while the cache grows.
+    """
+
+    def __init__(self, config: Any, rows: int, slots: int, dtype: torch.dtype, device: Any = "cpu"):
+        text_config = config.get_text_config()
+        heads = text_config.num_attention_heads
+        groups = getattr(text_config, "num_key_value_heads", None) or heads
+        size = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+        self.dtype, self.device = dtype, torch.device(device)
+        self.num_rows, self.num_slots = rows, slots
+        layers = range(text_config.num_hidden_layers)
+        shapes = ((rows, groups, size, slots), (rows, groups, slots, size))
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in layers] for shape in shapes
+        )
+
+    def write(self, layer: int, rows: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Puts k and v (T, G, D) of T tokens into their rows (T,) and slots (T,)."""
+        self.keys[layer][rows, :, :, slots] = k.to(self.dtype)
+        self.values[layer][rows, :, slots] = v.to(self.dtype)
+
+    def reserve(self, slots: int) -> None:
+        """Makes room for ``slots`` slots and some more, unless it is there; drops other rows."""
+        if slots > self.num_slots:
+            step = SLOTS_AT_A_TIME if self.device.type == "cpu" else SLOTS_ON_ACCELERATORS
+            more = -(-(slots - self.num_slots) // step) * step
+            self.num_slots += more
+            for layer in range(len(self.keys)):
+                keys, values = self.keys[layer], self.values[layer]
+                self.keys[layer] = F.pad(keys[: self.num_rows], (0, more))
+                self.values[layer] = F.pad(values[: self.num_rows], (0, 0, 0, more))
+
+    def keep_rows(self, rows: int) -> None:
+        """Says that the first ``rows`` rows are all that is needed from now on."""
+        self.num_rows = min(self.num_rows, rows)
+
+    def move_rows(self, source: Tensor, target: Tensor, used: int) -> None:
+        """Copies the first ``used`` slots of rows ``source`` over rows ``target``."""
+        for keys, values in zip(self.keys, self.values, strict=True):
+            keys[target, ..., :used] = keys[source, ..., :used]
+            values[target, :, :used] = values[source, :, :used]
