@@ -167,6 +167,15 @@ def tiny_model(tiny_config: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def cuda() -> Iterator[Any]:
+    """A CUDA device that is pretended, until the test is over; it counts who waits for it."""
+    from .pretend_cuda import pretend_cuda
+
+    with pretend_cuda() as device:
+        yield device
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A word-level tokenizer of the tiny models: EOS 0, pad 1, then w2 to w99."""

@@ -167,7 +167,7 @@ class _SummedLogprobs(torch.autograd.Function):
                 "equal_weights was promised, but the log-probabilities' weights differ"
             )
         grads, ctx.grads = ctx.grads, None  # not kept for as long as someone holds the loss
-        return *grads.times(float(grad[0]) if len(grad) else 0.0), None, None
+        return *grads.times(grad[0] if len(grad) else grad.new_zeros(())), None, None
 
 
 class _Gradients:
@@ -210,7 +210,7 @@ class _Gradients:
         if self.weight is not None:
             self.weight += dz.t() @ hidden[part]
 
-    def times(self, factor: float) -> tuple[Tensor | None, ...]:
+    def times(self, factor: Tensor | float) -> tuple[Tensor | None, ...]:
         """(hidden, weight, bias) gradients times a number, in the dtype of the inputs; once."""
         dtype = self.inputs[0].dtype
         grads = (self.hidden, self.weight, self.bias)
