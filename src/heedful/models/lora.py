@@ -74,7 +74,8 @@ def merge_adapters_into(plain: Any, trained: Any) -> None:
         if _is_adapter(module):
             (adapter,) = module.active_adapters
             change = module.get_delta_weight(adapter)
-            plain.get_submodule(name).weight.add_(change.to(torch.float32))
+            weight = plain.get_submodule(name).weight
+            weight.add_(change.to(weight.device, torch.float32))
     head = getattr(trained, "score", None)
     if head is not None:
         plain.score.weight.copy_(head.weight)
