@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from heedful.config import Compute, SFTConfig
+from heedful.config import Compute, Sampling, SFTConfig
 from heedful.data.examples import Example
 from heedful.errors import TrainingError
 from heedful.training import step1_sft
@@ -82,7 +82,7 @@ def test_where_few_tokens_are_too_many_the_mend_is_named():
     def never(tokens: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    tried = Budget(Compute(device="cpu", tokens_per_microbatch=1500))
+    tried = Budget.of_tokens(Compute(device="cpu", tokens_per_microbatch=1500))
     with pytest.raises(TrainingError, match=r"with 375 tokens at a time.*lora\.rank"):
         tried.run(never)
 
@@ -91,10 +91,10 @@ def test_another_error_is_not_one_of_memory():
     def wrong(tokens: int) -> None:
         raise RuntimeError("shape '[2]' is invalid")
 
-    budget = Budget(Compute(device="cpu"))
+    budget = Budget.of_tokens(Compute(device="cpu"))
     with pytest.raises(RuntimeError, match="shape"):
         budget.run(wrong)
-    assert budget.tokens == 8192
+    assert budget.amount == 8192
 
 
 def test_gradients_that_were_begun_are_dropped(tiny_model):
@@ -105,3 +105,18 @@ def test_gradients_that_were_begun_are_dropped(tiny_model):
         assert float(optimizer.collected.abs().sum()) > 0
         optimizer.drop_gradients()
         assert float(optimizer.collected.abs().sum()) == 0
+
+
+def test_a_rollout_that_does_not_fit_is_begun_again_with_fewer_rows(capsys):
+    asked = []
+
+    def generate(max_rows: int) -> str:
+        asked.append(max_rows)
+        if max_rows > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return "responses"
+
+    rows = Budget.of_rows(Sampling(max_rows=200))
+    assert [rows.run(generate), rows.run(generate)] == ["responses"] * 2
+    assert asked == [200, 100, 50, 50]  # for good
+    assert "50 responses at a time from here on" in capsys.readouterr().err

@@ -192,6 +192,28 @@ def test_an_update_waits_a_number_of_times_that_does_not_grow_with_its_micro_bat
     assert waits[40] <= 2 * 2 + 3, cuda.waited_for
 
 
+def test_a_rollout_that_runs_out_of_memory_is_begun_again(
+    networks, tmp_path, results_of, monkeypatch, capsys
+):
+    """With fewer rows, and as if these had been asked for."""
+    sampled = step3_ppo.sample
+    tried: list[int] = []
+
+    def limited(*arguments, max_rows, **settings):
+        tried.append(max_rows)
+        if max_rows > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return sampled(*arguments, max_rows=max_rows, **settings)
+
+    sampling = {"max_new_tokens": 6, "max_rows": 4}
+    ppo(tmp_path / "asked", networks(), "cpu", sampling=sampling)
+    monkeypatch.setattr(step3_ppo, "sample", limited)
+    ppo(tmp_path / "halved", networks(), "cpu", sampling=sampling | {"max_rows": 16})
+    assert tried == [16, 8, 4, 4, 4]
+    assert results_of(tmp_path / "halved") == results_of(tmp_path / "asked")
+    assert "4 responses at a time from here on" in capsys.readouterr().err
+
+
 def test_phases_are_told_in_the_time_of_the_device(cuda, monkeypatch):
     """Marks in its queue, which say 2 and then 5 ms: the host's clock is not asked."""
 

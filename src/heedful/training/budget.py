@@ -1,43 +1,63 @@
-"""How many tokens go through a model at a time: as many as are set, fewer where memory runs out."""
+"""How much is computed at a time: as much as is set, less for good where memory runs out."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from heedful.config import Compute
+from heedful.config import Compute, Sampling
 from heedful.errors import TrainingError
 from heedful.memory import out_of_memory
 from heedful.models.device import tokens_at_a_time
 from heedful.training.loop import Adam
 
-# Micro-batches get no smaller than this: by then each is a sequence or two.
-LEAST_TOKENS = 256
-
 T = TypeVar("T")
 
 
-class Budget:
-    """The tokens of a micro-batch: halved for good where memory runs out.
+class Kind(NamedTuple):
+    """What a budget counts, how few of it make sense, and what fewer of it change."""
 
-    Micro-batches change no result, so what was begun with too many is done again with fewer.
+    name: str
+    setting: str
+    least: int
+    changes: str
+
+
+TOKENS = Kind("tokens", "compute.tokens-per-microbatch", 256, "which changes no result")
+ROWS = Kind("responses", "sampling.max-rows", 1, "which changes what random numbers each gets")
+
+
+class Budget:
+    """The tokens of a micro-batch, or the responses of a rollout, that are computed at a time.
+
+    What was begun with too many is dropped and done again with half of them.
     """
 
-    def __init__(self, compute: Compute):
-        self.tokens = tokens_at_a_time(compute)
+    def __init__(self, kind: Kind, amount: int):
+        self.kind, self.amount = kind, amount
+
+    @classmethod
+    def of_tokens(cls, compute: Compute) -> Budget:
+        """Of micro-batches."""
+        return cls(TOKENS, tokens_at_a_time(compute))
+
+    @classmethod
+    def of_rows(cls, sampling: Sampling) -> Budget:
+        """Of rollouts."""
+        return cls(ROWS, sampling.max_rows)
 
     def run(self, work: Callable[[int], T], *optimizers: Adam) -> T:
-        """What ``work`` returns, given the tokens of a micro-batch.
+        """What ``work`` returns, given the amount.
 
         It may add to the optimizers' gradients, which are empty before, and must not change
-        anything else before it can no longer run out. TrainingError where few tokens are too many.
+        anything else before it can no longer run out. TrainingError where little is too much.
         """
         while True:
             try:
-                return work(self.tokens)
+                return work(self.amount)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -50,15 +70,16 @@ class Budget:
             self._halve(reason)
 
     def _halve(self, reason: str) -> None:
-        if self.tokens < 2 * LEAST_TOKENS:
+        name, setting, least, changes = self.kind
+        if self.amount < 2 * least:
             raise TrainingError(
-                f"memory ran out with {self.tokens} tokens at a time ({reason}): take a smaller "
+                f"memory ran out with {self.amount} {name} at a time ({reason}): take a smaller "
                 "model, shorter prompts and responses, or adapters (lora.rank = 16)"
             )
-        self.tokens //= 2
+        self.amount //= 2
         print(
-            f"memory ran out ({reason}): {self.tokens} tokens at a time from here on, which "
-            f"changes no result. Next time give --compute.tokens-per-microbatch={self.tokens}",
+            f"memory ran out ({reason}): {self.amount} {name} at a time from here on, {changes}. "
+            f"Next time give --{setting}={self.amount}",
             file=sys.stderr,
             flush=True,
         )

@@ -25,7 +25,8 @@ class PPOState:
     kl_coef: float
     fingerprint: str
     trust: SamplerTrust
-    budget: Budget
+    tokens: Budget  # of a micro-batch
+    rows: Budget  # of a rollout
 
     @classmethod
     def build(cls, config: PPOConfig, models: Any, fingerprint: str) -> PPOState:
@@ -36,8 +37,10 @@ class PPOState:
         ]
         ema = optimizers[0].master.data.clone()
         trust = SamplerTrust(config.ppo, optimizers[0].weights.dtype)
-        kl_coef, budget = config.ppo.kl_coef, Budget(config.compute)
-        return cls(optimizers[0], optimizers[1], ema, kl_coef, fingerprint, trust, budget)
+        tokens, rows = Budget.of_tokens(config.compute), Budget.of_rows(config.sampling)
+        kl_coef = config.ppo.kl_coef
+        policy, value = optimizers
+        return cls(policy, value, ema, kl_coef, fingerprint, trust, tokens, rows)
 
     def average(self, decay: float, iteration: int) -> None:
         """Moves the averaged weights towards the current ones, once per iteration.

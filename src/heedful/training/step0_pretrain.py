@@ -37,7 +37,7 @@ def train(
     num_steps = max(1, math.ceil(config.num_tokens / tokens_per_step))
     fingerprint = config_fingerprint(config, len(rows.tokens))
     place(model, *placement(config.compute))
-    optimizer, budget = make_optimizer(model, optim), Budget(config.compute)
+    optimizer, budget = make_optimizer(model, optim), Budget.of_tokens(config.compute)
     first_step = 0
     if (state := load_state(run_dir, fingerprint)) is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -71,7 +71,7 @@ def train(
         if valid_rows is not None and (
             step + 1 == num_steps or (every and (step + 1) % every == 0)
         ):
-            last["valid/text_loss"] = text_loss(model, valid_rows, budget.tokens)
+            last["valid/text_loss"] = text_loss(model, valid_rows, budget.amount)
         measured = timer.metrics() | peak_memory(device_of(model))
         log.log(step, last | measured, of=num_steps)
         progress(step + 1, num_steps)

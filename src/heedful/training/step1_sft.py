@@ -76,7 +76,7 @@ def train(
     place(model, *placement(config.compute))
     set_residual_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optim)
-    best, budget = _Best(config.select), Budget(config.compute)
+    best, budget = _Best(config.select), Budget.of_tokens(config.compute)
     first_step = 0
     if (state := load_state(run_dir, fingerprint)) is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -99,7 +99,7 @@ def train(
         update = partial(_update, config, model, optimizer, batch, text, step, num_steps, run_dir)
         last = budget.run(update, optimizer)
         if step + 1 == num_steps or (step + 1) % every == 0:
-            last |= _validate(model, valid, score_model, budget.tokens)
+            last |= _validate(model, valid, score_model, budget.amount)
             best.offer(optimizer, last)
         last["data/epoch"] = (step + 1) / per_epoch
         log.log(step, last, of=num_steps)

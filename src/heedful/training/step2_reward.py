@@ -98,7 +98,7 @@ def train(
         config, len(elements), num_tokens, num_ranked, len(demonstrations)
     )
     place(model, *placement(config.compute))
-    optimizer, budget = make_optimizer(model, config.optim), Budget(config.compute)
+    optimizer, budget = make_optimizer(model, config.optim), Budget.of_tokens(config.compute)
     first_step = 0
     if (state := load_state(run_dir, fingerprint)) is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -117,9 +117,9 @@ def train(
         last = budget.run(update, optimizer)
         every = config.log.valid_every
         if step + 1 == num_steps and demonstrations:
-            last |= _center(model, optimizer, demonstrations, budget.tokens)
+            last |= _center(model, optimizer, demonstrations, budget.amount)
         if valid and (step + 1 == num_steps or (every and (step + 1) % every == 0)):
-            counts = evaluate(model, valid, budget.tokens)
+            counts = evaluate(model, valid, budget.amount)
             last |= {"valid/loss": counts.loss, "valid/accuracy": counts.accuracy}
         log.log(step, last, of=num_steps)
         progress(step + 1, num_steps)

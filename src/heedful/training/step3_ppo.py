@@ -114,18 +114,12 @@ def train(
     for iteration, indices in enumerate(batches, start=first):
         timer, parts = (Timer(device_of(models.policy)) for _ in range(2))
         batch = [prompts[i] for i in indices]
-        rollout = generate(
-            models.policy,
-            [prompt.tokens for prompt in batch],
-            **config.sampling.model_dump(),
-            eos=eos,
-            pad=pad,
-            generator=make_generator(config.seed, "rollout", iteration),
-        )
+        sampler = partial(generate, models.policy, [p.tokens for p in batch], eos=eos, pad=pad)
+        rollout = state.rows.run(partial(_respond, config, sampler, iteration))
         timer.lap("rollout")
         recomputes = state.trust.recomputes
         arguments = (config, models, batch, rollout, state.kl_coef, parts, recomputes)
-        experience = state.budget.run(partial(collect, *arguments))
+        experience = state.tokens.run(partial(collect, *arguments))
         timer.lap("experience")
         if iteration == 0:
             check_start(experience)
@@ -155,6 +149,14 @@ def train(
     state.publish_weights()
     models.policy.eval()
     return last
+
+
+def _respond(
+    config: PPOConfig, sampler: Callable[..., Rollout], iteration: int, max_rows: int
+) -> Rollout:
+    """The responses of an iteration, at most ``max_rows`` at a time."""
+    settings = config.sampling.model_dump() | {"max_rows": max_rows}
+    return sampler(generator=make_generator(config.seed, "rollout", iteration), **settings)
 
 
 def _open_log(config: PPOConfig, first: int) -> MetricsLog:
@@ -286,7 +288,7 @@ def _optimize(
             gradients = partial(
                 _gradients, config, models, experience, minibatch, rows, run_dir, where, parts
             )
-            stats = state.budget.run(gradients, state.policy, state.value)
+            stats = state.tokens.run(gradients, state.policy, state.value)
             if num_updates == 0:
                 # approx_kl is half of the mean square of the ratio's logarithm
                 spread = math.sqrt(2 * stats["ppo/approx_kl"])
