@@ -417,3 +417,17 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, heed):
     assert code == 1
     assert "KeyError" in said
     assert "--debug" in said
+
+
+def test_memory_that_ran_out_says_what_takes_less(monkeypatch, heed):
+    import torch
+
+    def fail(*_: Any) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("heedful.commands.doctor.run_doctor", fail)
+    code, said = heed("doctor")
+    assert code == 1
+    assert "memory ran out (CUDA out of memory)" in said
+    assert "--compute.tokens-per-microbatch" in said and "--resume" in said
+    assert "not foreseen" not in said
