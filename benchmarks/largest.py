@@ -5,7 +5,8 @@
     python benchmarks/largest.py runs/memory/results.json --gib 24
 
 A line through the peak memory at two sizes says what a weight costs, and what there is besides;
-where it meets the machine's memory is the largest model. Prints a Markdown table.
+where it meets the machine's memory is the largest model; of runs on CUDA it is the device's. Prints
+a Markdown table.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def table(runs: list[dict[str, Any]], gib: float) -> str:
         (run["work"], run["side"], " ".join(run["variant"])) for run in runs
     ):
         peaks = {
-            SHAPES[run["model"]].num_weights: run["process_peak_gib"] * 2**30
+            SHAPES[run["model"]].num_weights: peak_gib(run) * 2**30
             for run in runs
             if (run["work"], run["side"], " ".join(run["variant"])) == (work, side, variant)
         }
@@ -57,6 +58,11 @@ def table(runs: list[dict[str, Any]], gib: float) -> str:
             rows.append([work, f"{side} {variant}", found.bytes_per_weight, largest / 1e9])
     head = ["work", "", "bytes a weight", f"largest in {gib:g} GiB, billion weights"]
     return measure.markdown_table(head, rows)
+
+
+def peak_gib(run: dict[str, Any]) -> float:
+    """Memory of a run's device at its most; without one, of its process."""
+    return run.get("device_peak_gib", run["process_peak_gib"])
 
 
 def line_through(peaks: dict[int, float]) -> Line:

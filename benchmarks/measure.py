@@ -44,6 +44,9 @@ def run_child(command: Sequence[str | Path], log: Path, threads: int) -> Child:
     environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": str(threads)}
     # no network, no tracker: what is not in the files is not part of the comparison
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # one device is compared: trainers of the peer's would take several
+    devices = environment.get("CUDA_VISIBLE_DEVICES", "0")
+    environment["CUDA_VISIBLE_DEVICES"] = devices.split(",")[0]
     busy_s, start = machine_busy_s(), time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         child = subprocess.Popen(

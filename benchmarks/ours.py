@@ -34,6 +34,7 @@ class Work:
     minibatch_size: int = 0  # episodes; PPO alone
     response_tokens: int = 64  # longest; PPO alone
     recompute: bool = False  # the rollout's log-probabilities, even if exact; PPO alone
+    device: str = "cpu"  # or cuda
 
 
 class Steps(NamedTuple):
@@ -42,20 +43,21 @@ class Steps(NamedTuple):
     seconds: list[float]
     phases_s: list[dict[str, float]]  # empty but for PPO
     response_tokens: list[float]  # the same
+    device_peak_gib: float | None = None  # memory of tensors on a CUDA device at their most
 
 
-def common_settings(dtype: str, threads: int, run_dir: Path) -> dict[str, Any]:
+def common_settings(dtype: str, threads: int, run_dir: Path, device: str = "cpu") -> dict[str, Any]:
     """The settings that every command has."""
     return {
         "run_dir": str(run_dir),
-        "compute": {"dtype": DTYPES[dtype], "threads": threads},
+        "compute": {"device": device, "dtype": DTYPES[dtype], "threads": threads},
         "log": {"save_every": 0},
     }
 
 
 def settings_of(work: Work, workload: Path, run_dir: Path) -> dict[str, Any]:
     """The settings of the command, as its TOML file has them."""
-    common = common_settings(work.dtype, work.threads, run_dir)
+    common = common_settings(work.dtype, work.threads, run_dir, work.device)
     policy, reward_model = str(workload / "policy"), str(workload / "reward_model")
     if work.name == "ppo":
         return common | {
@@ -100,11 +102,13 @@ def run_command(name: str, settings: dict[str, Any], *flags: str) -> Child:
 
 
 def steps_of(work: Work, rows: list[dict[str, Any]]) -> Steps:
-    """Seconds and, of PPO, phases and response tokens, from the rows of metrics.jsonl."""
+    """Seconds, PPO's phases and response tokens, a device's peak; from metrics.jsonl's rows."""
     if len(rows) != work.steps:
         raise SystemExit(f"{work.name}: {len(rows)} steps were logged, {work.steps} were asked for")
+    # on the processor the metric is the process's
+    device_peak_gib = None if work.device == "cpu" else rows[-1]["memory/peak_gib"]
     if work.name != "ppo":
-        return Steps([row["time/update_s"] for row in rows], [], [])
+        return Steps([row["time/update_s"] for row in rows], [], [], device_peak_gib)
     phases = [{to: row[f"time/{name}_s"] for name, to in PHASES.items()} for row in rows]
     tokens = [row["ppo/length"] * work.batch_size for row in rows]
-    return Steps([sum(step.values()) for step in phases], phases, tokens)
+    return Steps([sum(step.values()) for step in phases], phases, tokens, device_peak_gib)

@@ -7,17 +7,17 @@ in bf16); bf16 (all four networks, without fp32 masters). It reuses the sampler'
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import torch
 import trl.experimental.ppo.ppo_trainer as peer
 from datasets import Dataset
-from peer_common import load, load_tokenizer, read_task, rows, trainer_settings, write_result
+from peer_common import clock, load, load_tokenizer, read_task, rows, trainer_settings, write_result
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-# Sequences in one forward pass of the peer's rollouts; twice as many were no faster.
+# Sequences in one forward pass of the peer's rollouts on a processor; twice as many were no faster.
+# On CUDA they are all of an update, or as many of its parts as the micro-batches of a minibatch.
 ROLLOUT_ROWS = 64
 
 
@@ -28,24 +28,24 @@ class Phases:
     def __init__(self, eos: int):
         self.eos = eos
         self.steps: list[dict[str, float]] = []
-        self.units: list[int] = []
+        self.units: list[Any] = []
         self._start = self._generated = self._scored = 0.0
 
     def watch(self, trainer: PPOTrainer) -> None:
         generate, whiten = peer.batch_generation, peer.masked_whiten
 
         def timed_generate(model: Any, queries: Any, *rest: Any, **more: Any) -> Any:
-            self._start = time.perf_counter()
+            self._start = clock()
             result = generate(model, queries, *rest, **more)
-            self._generated = time.perf_counter()
+            self._generated = clock()
             ends = result[0][:, queries.shape[1] :] == self.eos
             # tokens before the first EOS, and that EOS itself
-            self.units.append(int(((ends.cumsum(1) - ends.int()) == 0).sum()))
+            self.units.append(((ends.cumsum(1) - ends.int()) == 0).sum())
             return result
 
         def timed_whiten(*arguments: Any, **more: Any) -> Any:
             result = whiten(*arguments, **more)
-            self._scored = time.perf_counter()  # advantages are whitened last
+            self._scored = clock()  # advantages are whitened last
             return result
 
         def ended(*arguments: Any, **more: Any) -> None:
@@ -53,7 +53,7 @@ class Phases:
                 {
                     "generate": self._generated - self._start,
                     "score": self._scored - self._generated,
-                    "optimize": time.perf_counter() - self._scored,
+                    "optimize": clock() - self._scored,
                 }
             )
 
@@ -70,13 +70,18 @@ def main() -> None:
     tokenizer.padding_side = "left"
     prompts = [{"input_ids": tokenizer.encode(row["text"])} for row in rows(task, "prompts")]
     data = Dataset.from_list(prompts)
+    # what it calls a batch on a device is a micro-batch, but never more than a minibatch
+    cuts = task["parts"] * task["minibatches"] if task["parts"] > 1 else 1
+    at_a_time = min(ROLLOUT_ROWS, task["episodes"])
+    if task["device"] == "cuda":
+        at_a_time = task["episodes"] // task["parts"]
     settings = PPOConfig(
-        per_device_train_batch_size=task["episodes"],
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=task["episodes"] // cuts,
+        gradient_accumulation_steps=cuts,
         num_mini_batches=task["minibatches"],
         num_ppo_epochs=1,
         total_episodes=task["episodes"] * task["steps"],
-        local_rollout_forward_batch_size=min(ROLLOUT_ROWS, task["episodes"]),
+        local_rollout_forward_batch_size=at_a_time,
         response_length=task["max_new_tokens"],
         stop_token="eos",
         temperature=1.0,
@@ -103,11 +108,15 @@ def main() -> None:
     )
     if trainer.accelerator.mixed_precision != precision:
         raise RuntimeError(f"autocast is {trainer.accelerator.mixed_precision}, not {precision}")
+    # an update for every minibatch: the trainer would make one of all, or one of every micro-batch
+    trainer.accelerator.gradient_accumulation_steps = task["parts"]
+    trainer.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
     phases = Phases(tokenizer.eos_token_id)
     phases.watch(trainer)
     trainer.train()
     steps_s = [sum(step.values()) for step in phases.steps]
-    write_result(task, steps_s=steps_s, units=phases.units, phases_s=phases.steps)
+    units = [int(number) for number in phases.units]
+    write_result(task, steps_s=steps_s, units=units, phases_s=phases.steps)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,13 @@ def main() -> None:
         ranked = sorted(zip(row["ranks"], responses, strict=True))
         for (_, better), (_, worse) in combinations(ranked, 2):
             pairs.append({"chosen_ids": prompt + better, "rejected_ids": prompt + worse})
-    # one prompt's pairs at a time; the update has as many pairs as ours
+    # one prompt's pairs at a time, or a part of them; the update has as many pairs as ours
+    per_update = task["pairs_per_prompt"] * task["prompts_per_update"]
+    most = max(1, task["pairs_per_prompt"] // task["parts"])
+    at_a_time = next(number for number in range(most, 0, -1) if per_update % number == 0)
     settings = RewardConfig(
-        per_device_train_batch_size=task["pairs_per_prompt"],
-        gradient_accumulation_steps=task["prompts_per_update"],
+        per_device_train_batch_size=at_a_time,
+        gradient_accumulation_steps=per_update // at_a_time,
         max_steps=task["steps"],
         learning_rate=task["lr"],
         **trainer_settings(task),
@@ -50,7 +53,6 @@ def main() -> None:
         callbacks=[times],
     )
     trainer.train()
-    per_update = task["pairs_per_prompt"] * task["prompts_per_update"]
     write_result(task, steps_s=times.seconds, units=[per_update] * len(times.seconds))
 
 

@@ -2,32 +2,37 @@
 
     python benchmarks/roofline.py                     # all of it: hours
     python benchmarks/roofline.py --models tiny --threads 2 --dtypes bf16 --commands sft
+    python benchmarks/roofline.py --device cuda       # the models for accelerators
     python benchmarks/roofline.py --quick             # does everything run? a minute or two
 
 First bare matrix products and copies, by shape, dtype and number of threads. Then ``heed
 pretrain``, ``sft``, ``reward`` and ``ppo`` with ``--profile`` on models with random weights:
 seconds, matmul FLOP/s and the share of the peak by phase. Writes results.json and results.md after
 every run. Runs that are done are kept: the same command goes on where it was stopped; those of
-another commit are left out. Models: tiny (9 M parameters), small (58 M), large (219 M: hidden 1024,
-12 layers, sequences of 512 tokens). PPO of the large model needs about 14 GiB.
+another commit or device are left out. Models: tiny (9 M parameters), small (58 M), large (219 M:
+hidden 1024, 12 layers, sequences of 512 tokens), and for accelerators 0.1b, 0.5b and 1.5b. PPO of
+the large model needs about 14 GiB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import accelerator
 import measure
 import ours
+from workload import ACCELERATOR_MODELS, ACCELERATOR_SETTINGS, SHAPES
 
 ROOT = measure.HERE.parent
 RUNS_FILE = "runs.jsonl"
@@ -36,6 +41,8 @@ COMMANDS = ("pretrain", "sft", "reward", "ppo")
 UPDATES, ITERATIONS = 6, 3  # of a command, of PPO: enough for the window that is profiled
 LR = ours.LR
 COPY_MIB = (1, 8, 64, 256)
+# Copies that are timed together: waiting for a device costs as much as a small one.
+COPIES = {"cpu": 1, "cuda": 20}
 # Rows of a matrix product: a decoding step, a chunk of the output head, a micro-batch of tokens.
 ROWS = {"decode": 64, "chunk": 512, "batch": 8192}
 PEAK_NOTE = (
@@ -60,11 +67,13 @@ class Model:
     end_chance: float  # of EOS at every token
     row_tokens: int  # of pretraining text
     sequences: int  # of a batch
+    context: int = 1024
+    weights: str = "float32"  # dtype of its files
 
     @property
     def shape(self) -> dict[str, int]:
-        names = ("hidden_size", "num_layers", "num_heads", "mlp_size", "vocab_size")
-        return {name: getattr(self, name) for name in names} | {"context": 1024}
+        names = ("hidden_size", "num_layers", "num_heads", "mlp_size", "vocab_size", "context")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def comparisons(self) -> int:
@@ -77,6 +86,15 @@ MODELS = {
     "small": Model(512, 8, 8, 1408, 32000, (16, 64), 64, 1 / 28, 128, 64),
     "large": Model(1024, 12, 8, 2816, 32000, (256, 256), 256, 0.0, 512, 8),
     "quick": Model(32, 2, 2, 64, 128, (4, 8), 8, 1 / 8, 16, 8),
+    **{
+        name: Model(**asdict(SHAPES[name]), **ACCELERATOR_SETTINGS, row_tokens=512, sequences=128)
+        for name in ACCELERATOR_MODELS
+    },
+}
+# Models and threads where nothing is said.
+DEFAULTS = {
+    "cpu": (["tiny", "small", "large"], [1, 2]),
+    "cuda": (list(ACCELERATOR_MODELS), [os.cpu_count() or 1]),
 }
 
 
@@ -88,6 +106,7 @@ class Point:
     models: tuple[str, ...]  # of a command one
     threads: int
     dtypes: tuple[str, ...]  # the same
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -98,7 +117,9 @@ class Point:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.shapes:
-        rates = machine_rates(json.loads(options.shapes), options.threads[0], options.dtypes)
+        rates = machine_rates(
+            json.loads(options.shapes), options.threads[0], options.dtypes, options.device
+        )
         options.json.write_text(json.dumps(rates), encoding="utf-8")
         return 0
     points = plan(options)
@@ -106,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(point.name for point in points))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    same, file = {"commit": measure.commit()}, options.out / RUNS_FILE
+    same, file = conditions(options), options.out / RUNS_FILE
     found = {row["name"]: row for row in measure.kept_rows(file, same)}
     for number, point in enumerate(points, start=1):
         if point.name not in found:
@@ -122,9 +143,10 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     models = [name for name in MODELS if name != "quick"]
-    parser.add_argument("--models", nargs="+", choices=models, default=models)
+    parser.add_argument("--device", choices=accelerator.DEVICES, default="cpu")
+    parser.add_argument("--models", nargs="+", choices=models)
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", help="default: 1 2; on CUDA all cores")
     parser.add_argument("--dtypes", nargs="+", choices=ours.DTYPES, default=list(ours.DTYPES))
     parser.add_argument("--quick", action="store_true", help="a toy model: does it work?")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and stop")
@@ -132,21 +154,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", help=argparse.SUPPRESS)  # what a child measures
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)  # where it writes that
     options = parser.parse_args(arguments)
+    models, threads = DEFAULTS[options.device]
+    options.models, options.threads = options.models or models, options.threads or threads
     if options.quick:
         options.models = ["quick"]
         options.threads, options.dtypes = options.threads[:1], options.dtypes[:1]
-    kind = "roofline-quick" if options.quick else "roofline"
+    kind = "roofline" if options.device == "cpu" else f"roofline-{options.device}"
+    kind += "-quick" if options.quick else ""
     options.out = (options.out or ROOT / "runs" / kind).resolve()
     return options
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of one table must have in common, which their names do not say."""
+    return {"commit": measure.commit()} | accelerator.about(options.device, options.out)
 
 
 def plan(options: argparse.Namespace) -> list[Point]:
     """The machine first, then every command of a model before the next model."""
     models, dtypes = tuple(options.models), tuple(options.dtypes)
-    settings = product(models, options.commands, options.threads, dtypes)
+    settings, device = product(models, options.commands, options.threads, dtypes), options.device
     return [
-        *(Point(MACHINE, models, threads, dtypes) for threads in options.threads),
-        *(Point(what, (model,), threads, (dtype,)) for model, what, threads, dtype in settings),
+        *(Point(MACHINE, models, threads, dtypes, device) for threads in options.threads),
+        *(
+            Point(what, (model,), threads, (dtype,), device)
+            for model, what, threads, dtype in settings
+        ),
     ]
 
 
@@ -159,6 +192,7 @@ def measured(point: Point, out: Path) -> dict[str, Any]:
     file = out / "machine.json"
     command = [sys.executable, Path(__file__), "--shapes", json.dumps(shapes_of(point.models))]
     command += ["--json", file, "--threads", point.threads, "--dtypes", *point.dtypes]
+    command += ["--device", point.device]
     measure.run_child(command, out / "machine.log", point.threads)
     return {"rates": json.loads(file.read_text(encoding="utf-8"))}
 
@@ -181,32 +215,35 @@ def shapes_of(models: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def machine_rates(
-    shapes: list[dict[str, Any]], threads: int, dtypes: list[str]
+    shapes: list[dict[str, Any]], threads: int, dtypes: list[str], device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """Matrix products in FLOP/s and copies in bytes per second (read and written)."""
     import torch
 
     from heedful.memory import tune_allocator
+    from heedful.models.device import pick_device, synchronize
     from heedful.models.matmul import tune_matmul
     from heedful.training.profiling import matmul_rate
 
     tune_allocator()
     torch.set_num_threads(threads)
     tune_matmul()
-    rows = [
-        entry
-        | {"dtype": name, "threads": threads}
-        | {"flops_per_s": matmul_rate(entry["shape"], getattr(torch, ours.DTYPES[name]), RATE_S)}
-        for entry in shapes
-        for name in dtypes
-    ]
+    place, rows = pick_device(device), []
+    for entry, name in product(shapes, dtypes):
+        dtype = getattr(torch, ours.DTYPES[name])
+        rate = matmul_rate(entry["shape"], dtype, RATE_S, device)
+        rows.append(entry | {"dtype": name, "threads": threads, "flops_per_s": rate})
+    at_once = COPIES[device]
     for mib in COPY_MIB:
-        source = torch.ones(mib * 2**18)
+        source = torch.ones(mib * 2**18, device=place)
         target, times = torch.empty_like(source), []
         while len(times) < 3 or sum(times) < COPY_S:
+            synchronize(place)
             start = time.perf_counter()
-            target.copy_(source)
-            times.append(time.perf_counter() - start)
+            for _ in range(at_once):
+                target.copy_(source)
+            synchronize(place)
+            times.append((time.perf_counter() - start) / at_once)
         rate = 2 * mib * 2**20 / min(times)
         rows.append({"what": f"copy of {mib} MiB", "threads": threads, "bytes_per_s": rate})
     return rows
@@ -219,6 +256,7 @@ def prepare(model: Model, directory: Path) -> Path:
         "prompt_tokens": model.prompt_tokens,
         "response_tokens": model.response_tokens,
         "end_chance": model.end_chance,
+        "weights": model.weights,
         "demonstrations": UPDATES * model.sequences,
         "comparisons": UPDATES * model.comparisons,
         "prompts": ITERATIONS * model.sequences,
@@ -247,7 +285,7 @@ def settings_of(point: Point, workload: Path, run_dir: Path) -> dict[str, Any]:
     count = model.sequences
     if point.what == "pretrain":
         shape = {key: value for key, value in model.shape.items() if key != "vocab_size"}
-        return ours.common_settings(dtype, point.threads, run_dir) | {
+        return ours.common_settings(dtype, point.threads, run_dir, point.device) | {
             "tokenizer": str(workload / "policy"),
             "shape": shape | {"tie_embeddings": False},
             "data": {"train": text},
@@ -263,6 +301,7 @@ def settings_of(point: Point, workload: Path, run_dir: Path) -> dict[str, Any]:
         steps=ITERATIONS if point.what == "ppo" else UPDATES,
         minibatch_size=max(1, count // 2),
         response_tokens=model.response_tokens,
+        device=point.device,
     )
     settings = ours.settings_of(work, workload, run_dir)
     if point.what == "ppo":
@@ -282,6 +321,8 @@ def save(rows: list[dict[str, Any]], same: dict[str, Any], out: Path) -> None:
 
 def page_of(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     """The machine's rates, then a line for every phase of every run."""
+    on_device = about.get("device", "cpu") != "cpu"
+    unit, flops = ("TFLOP/s", 1e12) if on_device else ("GFLOP/s", 1e9)
     rates = [rate for row in rows for rate in row.get("rates", [])]
     runs = [row for row in rows if "rates" not in row]
     products = [
@@ -290,7 +331,7 @@ def page_of(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
             " x ".join(map(str, rate["shape"])),
             rate["dtype"],
             rate["threads"],
-            f"{rate['flops_per_s'] / 1e9:,.0f}",
+            f"{rate['flops_per_s'] / flops:,.{1 if on_device else 0}f}",
         )
         for rate in rates
         if "shape" in rate
@@ -304,8 +345,10 @@ def page_of(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     phases = [
         (
             *(run[key] for key in first),
-            *(phase["phase"], f"{phase['seconds']:.2f}", f"{phase['share']:.0%}"),
-            f"{phase['matmul_flops_per_s'] / 1e9:,.1f}",
+            phase["phase"],
+            f"{phase['seconds']:.{3 if on_device else 2}f}",
+            f"{phase['share']:.0%}",
+            f"{phase['matmul_flops_per_s'] / flops:,.1f}",
             f"{phase['share_of_peak']:.1%}",
         )
         for run in runs
@@ -316,24 +359,26 @@ def page_of(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
             *(run[key] for key in first),
             f"{run.get('tokens_per_s_before', run['tokens_per_s']):,.0f}",
             f"{run['tokens_per_s']:,.0f}",
-            f"{run['flops_per_s'] / 1e9:,.1f}",
+            f"{run['flops_per_s'] / flops:,.1f}",
             f"{run['peak_gib']:.2f}",
+            *([f"{run['device_peak_gib']:.2f}"] if on_device else []),
             f"{run['process_others']:.0%}",
         )
         for run in runs
     ]
-    speeds = ("tokens/s", "while profiled", "model GFLOP/s", "peak GiB", "others")
+    device_peak = ("device peak GiB",) if on_device else ()
+    speeds = ("tokens/s", "while profiled", f"model {unit}", "peak GiB", *device_peak, "others")
     parts = [
         "# Roofline",
         " · ".join(f"{key} {value}" for key, value in about.items() if value),
         "## Bare matrix products",
-        measure.markdown_table(("what", "shape", "dtype", "threads", "GFLOP/s"), products),
+        measure.markdown_table(("what", "shape", "dtype", "threads", unit), products),
         "## Copies",
         "Bytes read and written.",
         measure.markdown_table(("what", "threads", "GB/s"), copies),
         "## Training",
         PEAK_NOTE,
-        measure.markdown_table((*first, "phase", "s", "share", "GFLOP/s", "of peak"), phases),
+        measure.markdown_table((*first, "phase", "s", "share", unit, "of peak"), phases),
         "## Rates and memory",
         measure.markdown_table((*first, *speeds), totals),
     ]

@@ -2,13 +2,14 @@
 
     python benchmarks/scaling.py                          # every work and axis: an hour or so
     python benchmarks/scaling.py --only reward --axes completions
+    python benchmarks/scaling.py --device cuda            # memory is then the device's
     python benchmarks/scaling.py --quick                  # two points an axis, does it run?
 
 One thing at a time is moved away from a base point (hidden 256, 6 layers, vocabulary 8192, prompts
 and responses of 64 tokens each, 32 sequences, K = 4, one thread, bf16). Every point is a process of
 its own. Points that are done are kept: the same command goes on where it was stopped; those of
-another commit are left out. Writes results.json, and results.md with the exponents of log-log fits:
-1 is linear.
+another commit or device are left out. Writes results.json, and results.md with the exponents of
+log-log fits: 1 is linear.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import accelerator
 import measure
 import ours
 from workload import Shape
@@ -90,19 +92,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / RUNS_FILE
-    same = {"commit": measure.commit()}
+    same = conditions(options)
     rows = measure.kept_rows(file, same)
     known = {row["name"] for row in rows}
-    idle_gib = idle_memory_gib(options.out)
+    idle_gib = idle_memory_gib(options.out) if options.device == "cpu" else 0.0
     for number, point in enumerate(points, start=1):
         if point.name in known:
             continue
-        row = same | measured(point, options.out)
+        row = same | measured(point, options.out, options.device)
         rows.append(row)
         measure.append_row(file, row)
         print(f"{number}/{len(points)} {point.name}: {row['step_s']:.3g} s", flush=True)
     found = {row["name"]: row for row in rows}
-    about = measure.machine() | same | {"idle_gib": round(idle_gib, 2)}
+    idle = {"idle_gib": round(idle_gib, 2)} if options.device == "cpu" else {}
+    about = measure.machine() | same | idle
     text = json.dumps({"machine": about, "runs": rows}, indent=2)
     (options.out / "results.json").write_text(text + "\n", encoding="utf-8")
     text = report(options.only, options.axes, options.quick, found, idle_gib, about)
@@ -114,19 +117,29 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(WORKS), help="works (default: %(default)s)")
-    parser.add_argument("--axes", default=",".join(AXES), help="default: %(default)s")
+    parser.add_argument("--device", choices=accelerator.DEVICES, default="cpu")
+    parser.add_argument("--axes", help=f"default: {','.join(AXES)}; on CUDA without threads")
     parser.add_argument("--quick", action="store_true", help="two small points an axis")
     parser.add_argument("--dry-run", action="store_true", help="print the points and stop")
     parser.add_argument("--out", type=Path, help="default: runs/scaling")
     options = parser.parse_args(arguments)
+    if options.axes is None:
+        axes = [axis for axis in AXES if options.device == "cpu" or axis != "threads"]
+        options.axes = ",".join(axes)
     for name, known in (("only", WORKS), ("axes", AXES)):
         words = getattr(options, name).split(",")
         setattr(options, name, words)
         if unknown := [word for word in words if word not in known]:
             parser.error(f"--{name}: {unknown[0]!r} is none of {', '.join(known)}")
-    kind = "scaling-quick" if options.quick else "scaling"
+    kind = "scaling" if options.device == "cpu" else f"scaling-{options.device}"
+    kind += "-quick" if options.quick else ""
     options.out = (options.out or ROOT / "runs" / kind).resolve()
     return options
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of one table must have in common, which their names do not say."""
+    return {"commit": measure.commit()} | accelerator.about(options.device, options.out)
 
 
 def line(work: str, axis: str, quick: bool) -> list[Point]:
@@ -153,7 +166,7 @@ def idle_memory_gib(out: Path) -> float:
     return measure.run_child(command, out / "idle.log", 1).peak_gib
 
 
-def measured(point: Point, out: Path) -> dict[str, Any]:
+def measured(point: Point, out: Path, device: str) -> dict[str, Any]:
     """One point's row: seconds of a step, the first left out, and the peak of memory."""
     directory = out / "workloads" / point.name
     measure.make_workload(workload_settings(point), directory)
@@ -165,11 +178,14 @@ def measured(point: Point, out: Path) -> dict[str, Any]:
         steps=STEPS,
         minibatch_size=max(1, point.num_prompts // 4),
         response_tokens=point.tokens // 2,
+        device=device,
     )
     child, steps = ours.run(work, directory, out / "runs" / point.name)
+    own = {} if device == "cpu" else {"device_peak_gib": steps.device_peak_gib}
     return {
         "name": point.name,
         **asdict(point),
+        **own,
         "step_s": statistics.median(steps.seconds[1:]),
         "steps_s": steps.seconds,
         **{f"process_{key}": value for key, value in child._asdict().items()},
@@ -226,21 +242,24 @@ def section(
     values = [getattr(point, counted) for point in points]
     rows = [found[point.name] for point in points]
     seconds = [row["step_s"] for row in rows]
-    memory = [row["process_peak_gib"] for row in rows]
+    is_device = "device_peak_gib" in rows[0]
+    memory = [row["device_peak_gib" if is_device else "process_peak_gib"] for row in rows]
     table = [
         (f"{value:,}", step_s, point.num_tokens / step_s, gib, f"{row['process_others']:.0%}")
         for value, point, row, step_s, gib in zip(
             values, points, rows, seconds, memory, strict=True
         )
     ]
-    head = [counted.removeprefix("num_"), "s/step", "tokens/s", "peak GiB", "others"]
+    peak = "device peak GiB" if is_device else "peak GiB"
+    head = [counted.removeprefix("num_"), "s/step", "tokens/s", peak, "others"]
     lines = [measure.markdown_table(head, table), ""]
     if axis == "threads":
         return [*lines, f"{seconds[0] / seconds[-1]:.2f} times as fast with {values[-1]}"]
     lines.append(f"time grows with exponent {exponent(values, seconds):.2f}")
     own = [gib - idle_gib for gib in memory]
     if min(own) > 0:
-        lines[-1] += f", memory above an idle process with {exponent(values, own):.2f}"
+        what = "memory of the device" if is_device else "memory above an idle process"
+        lines[-1] += f", {what} with {exponent(values, own):.2f}"
     return lines
 
 

@@ -3,11 +3,12 @@
     python benchmarks/vs_trl.py                 # all of it: hours on two cores
     python benchmarks/vs_trl.py --only sft,reward --models tiny --repeats 5
     python benchmarks/vs_trl.py --quick         # does everything run? some minutes
+    python benchmarks/vs_trl.py --device cuda   # models of 0.1, 0.5 and 1.5 billion parameters
 
 Installs the peer into environments of its own (build/peers), makes weights and data once, then runs
 each side in a process of its own, in turn, and writes results.json and results.md. Runs that are
-done are kept: the same command goes on where it was stopped. Those of another commit or number of
-threads are left out. See benchmarks/README.md.
+done are kept: the same command goes on where it was stopped. Those of another commit, device or
+number of threads are left out. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import accelerator
 import measure
 import ours
-from workload import ARCHITECTURES
+import peers
+from trl_report import has_masters, report
+from workload import ACCELERATOR_MODELS, ARCHITECTURES, settings_for
 
 ROOT = measure.HERE.parent
 RUNS_FILE, RESULTS_FILE, REPORT_FILE = "runs.jsonl", "results.json", "results.md"
-# SFT and reward: the newest release line. PPO: the last one that has it (trl.experimental.ppo).
-PEERS = {"trl-1.16": "trl>=1.16,<2", "trl-1.12": "trl>=1.12,<1.13"}
-PEER_OF = {"sft": "trl-1.16", "reward": "trl-1.16", "generate": "trl-1.16", "ppo": "trl-1.12"}
 UNITS = {
     "sft": "tokens/s",
     "reward": "pairs/s",
@@ -48,9 +49,17 @@ VARIANTS = {
     ("generate", "peer"): list(product(("bf16", "fp32"), ("dynamic", "static", "continuous"))),
     ("ppo", "peer"): [("autocast",), ("fp32",), ("bf16",)],
 }
+# The same where the peer has flash_attn and the device is CUDA. (Its PPO pads whatever it is given,
+# and its continuous batching takes flash_attn by itself.)
+FLASH_VARIANTS = {
+    "sft": [("autocast", "bfd", "flash"), ("bf16", "bfd", "flash")],
+    "reward": [("autocast", "flash"), ("bf16", "flash")],
+}
+MODELS = {"cpu": ("tiny", "small"), "cuda": ACCELERATOR_MODELS}
 # After the first repeat the peer keeps the variants that reach this share of its best.
 KEEP_SHARE = 0.8
-BUSY_SHARE = 0.05
+# Most micro-batches that an update of the peer's is cut into where the device's memory runs out.
+MOST_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Sizes:
     minibatches: int = 4
     generated: int = 64  # responses at a time
     response_tokens: int = 64
+    peer_parts: int = 1  # micro-batches of the peer's updates on CUDA, or more if memory runs out
 
     @property
     def pairs(self) -> int:
@@ -80,6 +90,13 @@ SIZES = {
         ("base", "medium"),
         Sizes({"sft": 2, "reward": 2, "ppo": 2, "generate": 2}, 8, 1, 9, 8, 1, 8, 64),
     ),
+    # for accelerators
+    **{
+        model: Sizes(
+            {"sft": 8, "reward": 6, "ppo": 4, "generate": 4}, 128, 16, 9, 256, 4, 256, 256, parts
+        )
+        for model, parts in zip(ACCELERATOR_MODELS, (1, 2, 4), strict=True)
+    },
     "quick": Sizes({"sft": 2, "reward": 2, "ppo": 2, "generate": 2}, 8, 2, 4, 8, 2, 4, 8),
 }
 
@@ -100,23 +117,22 @@ class Run(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    runs = plan(options.only, options.models, options.repeats)
+    peer = peers.find(options)
+    runs = plan(options.only, options.models, options.repeats, peer)
     runs = [run for run in runs if any(text in run.name for text in options.match.split(","))]
     if options.dry_run:
         print("\n".join(run.name for run in runs))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in sorted({PEER_OF[work] for work in options.only}):
-        install(name, options)
     file = options.out / RUNS_FILE
-    same = conditions(options)
+    same = conditions(options) | ({"peer": peer.versions} if peer.versions else {})
     done = measure.kept_rows(file, same)
     known = {row["name"] for row in done}
     for number, run in enumerate(runs, start=1):
         if run.name in known or is_behind(run, done):
             continue
         print(f"{number}/{len(runs)} {run.name}", end=" ", flush=True)
-        row = same | measured(run, options)
+        row = same | measured(run, options, done)
         print(f"{measure.shown(row['rate'])} {UNITS[run.work]}", flush=True)
         done.append(row)
         measure.append_row(file, row)
@@ -129,7 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(UNITS), help="works (default: %(default)s)")
-    parser.add_argument("--models", default="tiny,small", help="default: %(default)s")
+    parser.add_argument("--device", choices=accelerator.DEVICES, default="cpu")
+    parser.add_argument("--models", help="default: tiny,small; on CUDA 0.1b,0.5b,1.5b")
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="llama")
     parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
@@ -138,8 +155,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the runs and stop")
     parser.add_argument("--out", type=Path, help="default: runs/vs_trl/<architecture>")
     parser.add_argument("--peers", type=Path, default=ROOT / "build" / "peers")
+    parser.add_argument("--peer-python", type=Path, help="the peer's interpreter: install nothing")
     parser.add_argument("--torch-index", help="package index to take torch alone from")
     options = parser.parse_args(arguments)
+    options.models = options.models or ",".join(MODELS[options.device])
     if options.quick:
         options.models, options.repeats = "quick", 1
     for name, known in (("only", UNITS), ("models", SIZES)):
@@ -147,7 +166,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         setattr(options, name, words)
         if unknown := [word for word in words if word not in known]:
             parser.error(f"--{name}: {unknown[0]!r} is none of {', '.join(known)}")
-    kind = f"{options.architecture}-quick" if options.quick else options.architecture
+    kind = options.architecture + ("" if options.device == "cpu" else f"-{options.device}")
+    kind += "-quick" if options.quick else ""
     options.out = (options.out or ROOT / "runs" / "vs_trl" / kind).resolve()
     return options
 
@@ -158,15 +178,18 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "commit": measure.commit(),
         "threads": options.threads,
         "architecture": options.architecture,
+        **accelerator.about(options.device, options.out),
     }
 
 
-def plan(works: list[str], models: list[str], repeats: int) -> list[Run]:
+def plan(works: list[str], models: list[str], repeats: int, peer: peers.Peer) -> list[Run]:
     """Every run, in order: the two sides take turns within a repeat."""
     runs = []
     for model, work, repeat in product(models, works, range(repeats)):
+        variants = VARIANTS[work, "peer"] if work in peer.works else []
+        variants = variants + (FLASH_VARIANTS.get(work, []) if work in peer.flash else [])
         ours = [Run(work, model, "heedful", v, repeat) for v in VARIANTS[work, "heedful"]]
-        theirs = [Run(work, model, "peer", v, repeat) for v in VARIANTS[work, "peer"]]
+        theirs = [Run(work, model, "peer", v, repeat) for v in variants]
         while ours or theirs:
             runs += [side.pop(0) for side in (ours, theirs) if side]
     return runs
@@ -189,76 +212,94 @@ def is_behind(run: Run, done: list[dict[str, Any]]) -> bool:
     return first.get(run.variant, 0.0) < KEEP_SHARE * max(first.values())
 
 
-def has_masters(variant: tuple[str, ...] | list[str], side: str) -> bool:
-    """Whether the weights are kept in fp32: ours always, the peer's unless it is pure bf16."""
-    return side == "heedful" or "bf16" not in variant
-
-
-def install(name: str, options: argparse.Namespace) -> None:
-    """Makes the peer's environment unless it is there, under our constraints.txt."""
-    place, ready = options.peers / name, options.peers / name / ".ready"
-    if ready.is_file() and ready.read_text(encoding="utf-8") == PEERS[name]:
-        return
-    print(f"installing {PEERS[name]} into {place}", flush=True)
-    constraints = ROOT / "constraints.txt"
-    lines = constraints.read_text(encoding="utf-8").splitlines()
-    torch = next(line for line in lines if line.startswith("torch=="))
-    index = ["--index-url", options.torch_index] if options.torch_index else []
-    pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", constraints]
-    subprocess.run([sys.executable, "-m", "venv", place], check=True)
-    subprocess.run([*pip, *index, torch], check=True)
-    subprocess.run([*pip, PEERS[name]], check=True)
-    ready.write_text(PEERS[name], encoding="utf-8")
-
-
-def measured(run: Run, options: argparse.Namespace) -> dict[str, Any]:
+def measured(run: Run, options: argparse.Namespace, done: list[dict[str, Any]]) -> dict[str, Any]:
     """One run's row of results; its rate leaves out the first step, which warms up."""
     sizes = SIZES[run.model]
-    directory = options.out / "workloads" / f"{run.model}-{run.work}"
+    directory = options.out / "workloads" / workload_name(run)
     counts = measure.make_workload(workload_settings(run, options), directory)
     place = options.out / "runs" / run.name
     place.mkdir(parents=True, exist_ok=True)
     if run.side == "peer":
-        child, result = run_peer(run, sizes, directory, place, options)
+        child, result = run_peer(run, sizes, directory, place, options, first_parts(run, done))
     elif run.work == "generate":
-        child, result = run_engine(run, sizes, directory, place, options.threads)
+        child, result = run_engine(run, sizes, directory, place, options)
     else:
-        child, result = run_training(run, sizes, directory, place, counts, options.threads)
+        child, result = run_training(run, sizes, directory, place, counts, options)
     seconds, units = result["steps_s"][1:], result["units"][1:]
     phases = result.get("phases_s", [])[1:]
-    return {
+    mean_units = statistics.mean(units)
+    row = {
         "name": run.name,
         **run._asdict(),
         "unit": UNITS[run.work],
         "rate": sum(units) / sum(seconds),
         "step_s": statistics.mean(seconds),
-        "units_per_step": statistics.mean(units),
+        "units_per_step": mean_units,
         "phases_s": {
             phase: statistics.mean(step[phase] for step in phases) for phase in (phases or [{}])[0]
         },
         "steps_s": result["steps_s"],
         **{f"process_{key}": value for key, value in child._asdict().items()},
     }
+    if options.device == "cpu":
+        return row
+    tokens = step_tokens(run.work, sizes, counts, mean_units)
+    flops = accelerator.flops_of(run.work, counts["matmul_weights"], tokens)
+    own = {key: result[key] for key in ("device_peak_gib", "parts") if key in result}
+    return row | {"flops": flops} | own
+
+
+def first_parts(run: Run, done: list[dict[str, Any]]) -> int:
+    """The micro-batches that a run of the peer's begins with: as many as it needed last time."""
+    found = [
+        row["parts"]
+        for row in done
+        if "parts" in row and run._replace(repeat=row["repeat"]).name == row["name"]
+    ]
+    return max(found, default=SIZES[run.model].peer_parts)
+
+
+def step_tokens(work: str, sizes: Sizes, counts: dict[str, Any], units: float) -> float:
+    """Tokens of a step's sequences, prompts counted with every response, from what is counted."""
+    if work == "reward":
+        return counts["tokens_per_comparison"] * sizes.comparisons
+    prompts = {"generate": sizes.generated, "ppo": sizes.episodes}.get(work, 0)
+    return units + counts["tokens_per_prompt"] * prompts
+
+
+def workload_name(run: Run) -> str:
+    """Large models are made once for all works."""
+    return run.model if run.model in ACCELERATOR_MODELS else f"{run.model}-{run.work}"
 
 
 def workload_settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
-    """The rows that one work needs of a workload: one pass over them is one run."""
-    sizes, steps = SIZES[run.model], SIZES[run.model].steps[run.work]
-    own = {
-        "sft": {"demonstrations": sizes.demonstrations * steps},
-        "reward": {"comparisons": sizes.comparisons * steps, "completions": sizes.completions},
-        "ppo": {"prompts": sizes.episodes * steps},
+    """The rows that works need of a workload: one pass over them is one run."""
+    sizes, steps = SIZES[run.model], SIZES[run.model].steps
+    completions = {"completions": sizes.completions}
+    rows = {
+        "sft": {"demonstrations": sizes.demonstrations * steps["sft"]},
+        "reward": {"comparisons": sizes.comparisons * steps["reward"]} | completions,
         "generate": {"prompts": sizes.generated},
-    }[run.work]
-    none = {"demonstrations": 0, "comparisons": 0, "prompts": 0}
+        "ppo": {"prompts": sizes.episodes * steps["ppo"]},
+    }
+    if run.model in ACCELERATOR_MODELS:
+        own = {name: number for work in rows.values() for name, number in work.items()}
+    else:
+        own = {"demonstrations": 0, "comparisons": 0, "prompts": 0} | rows[run.work]
     settings = {"shape": run.model, "architecture": options.architecture}
     if run.model == "quick":
         settings["prompt_tokens"] = [2, 8]
-    return settings | {"response_tokens": sizes.response_tokens} | none | own
+    settings |= settings_for(run.model)
+    return settings | {"response_tokens": sizes.response_tokens} | own
 
 
 def run_training(
-    run: Run, sizes: Sizes, directory: Path, place: Path, counts: dict[str, Any], threads: int
+    run: Run,
+    sizes: Sizes,
+    directory: Path,
+    place: Path,
+    counts: dict[str, Any],
+    options: argparse.Namespace,
 ) -> tuple[measure.Child, dict[str, Any]]:
     """Our training command, and what its steps are counted in."""
     batch_size = {
@@ -269,12 +310,13 @@ def run_training(
     work = ours.Work(
         run.work,
         run.variant[0],
-        threads,
+        options.threads,
         batch_size,
         sizes.steps[run.work],
         minibatch_size=sizes.episodes // sizes.minibatches,
         response_tokens=sizes.response_tokens,
         recompute="recompute" in run.variant,
+        device=options.device,
     )
     child, steps = ours.run(work, directory, place)
     # batches differ a little in their tokens; a run is one pass over the rows, so the mean is right
@@ -283,31 +325,69 @@ def run_training(
         "reward": [sizes.pairs * sizes.comparisons] * work.steps,
         "ppo": steps.response_tokens,
     }[run.work]
-    return child, {"steps_s": steps.seconds, "units": units, "phases_s": steps.phases_s}
+    result = {"steps_s": steps.seconds, "units": units, "phases_s": steps.phases_s}
+    if options.device == "cpu":
+        return child, result
+    for model in {file.parent for file in place.rglob("*.safetensors")}:
+        shutil.rmtree(model)  # gigabytes that nobody reads
+    return child, result | {"device_peak_gib": steps.device_peak_gib}
 
 
 def run_engine(
-    run: Run, sizes: Sizes, directory: Path, place: Path, threads: int
+    run: Run, sizes: Sizes, directory: Path, place: Path, options: argparse.Namespace
 ) -> tuple[measure.Child, dict[str, Any]]:
     """Our sampler in a process of its own (generate.py measures one setting with --json)."""
     command = [sys.executable, measure.HERE / "generate.py", "--json", place / "result.json"]
     command += ["--workload", directory, "--batches", sizes.generated, "--samples", 1]
     command += ["--dtypes", run.variant[0], "--max-new-tokens", sizes.response_tokens]
-    command += ["--calls", sizes.steps["generate"], "--threads", threads]
-    child = measure.run_child(command, place / "log.txt", threads)
+    command += ["--calls", sizes.steps["generate"], "--threads", options.threads]
+    command += ["--device", options.device]
+    child = measure.run_child(command, place / "log.txt", options.threads)
     (result,) = json.loads((place / "result.json").read_text(encoding="utf-8"))
     return child, result
 
 
 def run_peer(
-    run: Run, sizes: Sizes, directory: Path, place: Path, options: argparse.Namespace
+    run: Run,
+    sizes: Sizes,
+    directory: Path,
+    place: Path,
+    options: argparse.Namespace,
+    parts: int,
 ) -> tuple[measure.Child, dict[str, Any]]:
-    """One of the peer's scripts in the peer's environment."""
-    out = place / "result.json"
-    task = {
+    """One of the peer's scripts in the peer's environment.
+
+    On CUDA its updates are cut into twice as many micro-batches as long as memory runs out.
+    """
+    out, log = place / "result.json", place / "log.txt"
+    file, script = place / "task.json", measure.HERE / f"peer_{run.work}.py"
+    while True:
+        task = task_of(run, sizes, directory, out, options.device, parts)
+        file.write_text(json.dumps(task, indent=2), encoding="utf-8")
+        try:
+            command = [peers.python_of(run.work, options), script, file]
+            child = measure.run_child(command, log, options.threads)
+        except SystemExit:
+            ran_out = "out of memory" in log.read_text(encoding="utf-8", errors="replace")
+            if not ran_out or run.work == "generate" or task["parts"] * 2 > MOST_PARTS:
+                raise
+            parts = task["parts"] * 2
+            print(f"(out of memory: again in {parts} parts)", end=" ", flush=True)
+            continue
+        own = {} if options.device == "cpu" or run.work == "generate" else {"parts": parts}
+        return child, json.loads(out.read_text(encoding="utf-8")) | own
+
+
+def task_of(
+    run: Run, sizes: Sizes, directory: Path, out: Path, device: str, parts: int
+) -> dict[str, Any]:
+    """What a script of the peer's is given."""
+    return {
         "directory": str(directory),
         "out": str(out),
         "variant": run.variant,
+        "device": device,
+        "parts": 1 if device == "cpu" else parts,
         "steps": sizes.steps[run.work],
         "lr": ours.PPO_LR if run.work == "ppo" else ours.LR,
         "batch_size": sizes.generated if run.work == "generate" else sizes.demonstrations,
@@ -317,12 +397,6 @@ def run_peer(
         "minibatches": sizes.minibatches,
         "max_new_tokens": sizes.response_tokens,
     }
-    file = place / "task.json"
-    file.write_text(json.dumps(task, indent=2), encoding="utf-8")
-    python = options.peers / PEER_OF[run.work] / "bin" / "python"
-    script = measure.HERE / f"peer_{run.work}.py"
-    child = measure.run_child([python, script, file], place / "log.txt", options.threads)
-    return child, json.loads(out.read_text(encoding="utf-8"))
 
 
 def write_results(
@@ -330,78 +404,14 @@ def write_results(
 ) -> None:
     """results.json (every run, and the sizes) and results.md (medians and ratios)."""
     sizes = {model: asdict(SIZES[model]) for model in options.models}
-    about = measure.machine() | same
+    about, peak = measure.machine() | same, accelerator.peak_of(same, options.out)
+    if peak is not None:
+        about["bf16_matmul_tflops"] = round(peak / 1e12, 1)
     if options.quick:
         about["note"] = "a check that everything runs, not a measurement"
     text = json.dumps({"machine": about, "sizes": sizes, "runs": rows}, indent=2)
     (options.out / RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
-    (options.out / REPORT_FILE).write_text(report(rows, about), encoding="utf-8")
-
-
-def report(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
-    """The Markdown of results: a table of medians for every work and model, and the ratios."""
-    lines = ["# heedful against TRL and transformers", ""]
-    lines += [" · ".join(f"{key} {value}" for key, value in about.items() if value), ""]
-    for work, model in dict.fromkeys((row["work"], row["model"]) for row in rows):
-        group = [row for row in rows if (row["work"], row["model"]) == (work, model)]
-        lines += [f"## {work}, {model}", "", table(group), "", *ratios(group), ""]
-    return "\n".join(lines)
-
-
-def table(group: list[dict[str, Any]]) -> str:
-    """One line a variant, the fastest of either side first."""
-    phases = list(dict.fromkeys(phase for row in group for phase in row["phases_s"]))
-    found = []
-    for (side, *variant), runs in by_variant(group).items():
-        rates = [row["rate"] for row in runs]
-        values = [
-            " ".join([side, *variant]),
-            statistics.median(rates),
-            f"{measure.shown(min(rates))} to {measure.shown(max(rates))}",
-            len(runs),
-            statistics.median(row["step_s"] for row in runs),
-            *(statistics.median(row["phases_s"][phase] for row in runs) for phase in phases),
-            max(row["process_peak_gib"] for row in runs),
-            f"{max(row['process_others'] for row in runs):.0%}",
-        ]
-        found.append((side, -statistics.median(rates), values))
-    head = ["", f"{group[0]['unit']} (median)", "range", "runs", "s/step"]
-    head += [*(f"{phase} s" for phase in phases), "peak GiB", "others"]
-    ordered = sorted(found, key=lambda item: item[:2])
-    return measure.markdown_table(head, [values for _, _, values in ordered])
-
-
-def by_variant(group: list[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in group:
-        found.setdefault((row["side"], *row["variant"]), []).append(row)
-    return found
-
-
-def ratios(group: list[dict[str, Any]]) -> list[str]:
-    """Ours over the peer's best: at fp32 compute, at fp32 weights, and at anything."""
-    medians = {
-        key: statistics.median(row["rate"] for row in runs)
-        for key, runs in by_variant(group).items()
-    }
-    trained = group[0]["work"] != "generate"
-    comparisons = [("fp32 on both sides", "fp32", lambda key: "fp32" in key)]
-    if trained:
-        comparisons.append(
-            ("bf16, fp32 weights on both sides", "bf16", lambda key: has_masters(key, "peer"))
-        )
-    comparisons.append(("bf16, the peer's best of all", "bf16", lambda key: True))
-    lines = []
-    for what, dtype, allowed in comparisons:
-        ours = {key: rate for key, rate in medians.items() if key[0] == "heedful" and dtype in key}
-        theirs = {key: rate for key, rate in medians.items() if key[0] == "peer" and allowed(key)}
-        if ours and theirs:
-            best, other = max(ours, key=ours.__getitem__), max(theirs, key=theirs.__getitem__)
-            value = measure.shown(medians[best] / medians[other])
-            lines.append(f"- {what}: **{value}** ({' '.join(best)} over {' '.join(other)})")
-    if any(row["process_others"] > BUSY_SHARE for row in group):
-        lines.append(f"- other processes had over {BUSY_SHARE:.0%} of the machine: run again")
-    return lines
+    (options.out / REPORT_FILE).write_text(report(rows, about, peak), encoding="utf-8")
 
 
 if __name__ == "__main__":

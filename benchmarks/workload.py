@@ -52,7 +52,20 @@ SHAPES = {
     # for memory: 134 and 271 million weights
     "base": Shape(768, 12, 12, 2048, 32000),
     "medium": Shape(1024, 16, 16, 2816, 32000),
+    # for accelerators: 134, 488 and 1,467 million weights
+    "0.1b": Shape(768, 12, 12, 2048, 32000, 2048),
+    "0.5b": Shape(1280, 20, 10, 3584, 32000, 2048),
+    "1.5b": Shape(2048, 26, 16, 5632, 32000, 2048),
     "quick": Shape(32, 2, 2, 64, 128),
+}
+ACCELERATOR_MODELS = ("0.1b", "0.5b", "1.5b")
+# Their data, and their files: of half the size, which both sides load into the dtypes they compute
+# and keep their weights in.
+ACCELERATOR_SETTINGS = {
+    "prompt_tokens": (64, 256),
+    "response_tokens": 256,
+    "end_chance": 1 / 128,
+    "weights": "bfloat16",
 }
 ARCHITECTURES = ("llama", "gpt2", "qwen3", "gemma3")
 
@@ -70,7 +83,13 @@ class Workload:
     prompt_tokens: tuple[int, int] = (16, 64)  # shortest and longest
     response_tokens: int = 64  # longest, EOS included
     end_chance: float = 1 / 28  # of EOS at every token; 0 makes every response the longest
+    weights: str = "float32"  # dtype of the models' files
     seed: int = 0
+
+
+def settings_for(shape: str) -> dict[str, Any]:
+    """What the workloads of a shape are given beside its name and their rows."""
+    return dict(ACCELERATOR_SETTINGS) if shape in ACCELERATOR_MODELS else {}
 
 
 def workload_of(settings: dict[str, Any]) -> Workload:
@@ -91,15 +110,17 @@ def make_workload(workload: Workload, directory: Path) -> dict[str, Any]:
             return found["counts"]
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    counts = write_data(workload, directory)
-    write_models(workload, directory)
+    counts = write_data(workload, directory) | write_models(workload, directory)
     text = json.dumps({"settings": settings, "counts": counts}, indent=2)
     file.write_text(text, encoding="utf-8")
     return counts
 
 
 def write_data(workload: Workload, directory: Path) -> dict[str, float]:
-    """The three data files; returns the mean tokens per demonstration, EOS included."""
+    """The three data files; returns mean tokens of their rows, EOS included.
+
+    Of a comparison they are those of its sequences: the prompt counts with every completion.
+    """
     chooser = random.Random(workload.seed)
     demonstrations, num_tokens = [], 0
     for i in range(workload.demonstrations):
@@ -108,7 +129,7 @@ def write_data(workload: Workload, directory: Path) -> dict[str, float]:
         demonstrations.append(
             {"prompt_id": f"d{i}", "prompt": _text(prompt), "response": _text(response)}
         )
-    comparisons = []
+    comparisons, num_compared = [], 0
     for i in range(workload.comparisons):
         completions = [
             {"id": f"c{i}/{k}", "text": _text(_response(workload, chooser)), "model": None}
@@ -116,6 +137,9 @@ def write_data(workload: Workload, directory: Path) -> dict[str, float]:
         ]
         ranks = list(range(1, workload.completions + 1))
         row = {"prompt_id": f"c{i}", "prompt": _text(_prompt(workload, chooser))}
+        words = [row["prompt"], *(completion["text"] for completion in completions)]
+        prompt_length, *lengths = (len(text.split()) for text in words)
+        num_compared += sum(prompt_length + length + 1 for length in lengths)
         comparisons.append(row | {"completions": completions, "ranks": ranks})
     prompts = [
         {"id": f"p{i}", "text": _text(_prompt(workload, chooser))} for i in range(workload.prompts)
@@ -127,7 +151,12 @@ def write_data(workload: Workload, directory: Path) -> dict[str, float]:
     ):
         lines = (json.dumps(row | {"split": "train"}) + "\n" for row in rows)
         (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return {"tokens_per_demonstration": num_tokens / max(1, len(demonstrations))}
+    num_prompted = sum(len(row["text"].split()) for row in prompts)
+    return {
+        "tokens_per_demonstration": num_tokens / max(1, len(demonstrations)),
+        "tokens_per_comparison": num_compared / max(1, len(comparisons)),
+        "tokens_per_prompt": num_prompted / max(1, len(prompts)),
+    }
 
 
 def _prompt(workload: Workload, chooser: random.Random) -> list[int]:
@@ -150,22 +179,30 @@ def _text(words: list[int]) -> str:
     return " ".join(f"t{word}" for word in words)
 
 
-def write_models(workload: Workload, directory: Path) -> None:
-    """The policy and a reward model of the same shape, with a tokenizer of one token a word."""
+def write_models(workload: Workload, directory: Path) -> dict[str, int]:
+    """The policy and a reward model of the same shape, with a tokenizer of one token a word.
+
+    Made on a CUDA device where there is one. Returns the policy's weights that are multiplied by:
+    all but those of an embedding that is only looked up.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     config = architecture_config(workload.architecture, workload.shape)
     tokenizer = make_tokenizer(workload.shape.vocab_size)
     torch.manual_seed(workload.seed)
-    policy = AutoModelForCausalLM.from_config(config).eval()
-    if workload.end_chance > 0:
-        set_end_chance(policy, workload.end_chance, workload.response_tokens)
-    config.num_labels = 1
-    reward_model = AutoModelForSequenceClassification.from_config(config)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        policy = AutoModelForCausalLM.from_config(config).eval()
+        if workload.end_chance > 0:
+            set_end_chance(policy, workload.end_chance, workload.response_tokens)
+        config.num_labels = 1
+        reward_model = AutoModelForSequenceClassification.from_config(config)
+    words, head = policy.get_input_embeddings().weight, policy.get_output_embeddings().weight
+    count = policy.num_parameters() - (0 if words is head else words.numel())
     for name, model in (("policy", policy), ("reward_model", reward_model)):
-        model.save_pretrained(directory / name)
+        model.to(getattr(torch, workload.weights)).save_pretrained(directory / name)
         tokenizer.save_pretrained(directory / name)
+    return {"matmul_weights": count}
 
 
 def make_tokenizer(vocab_size: int) -> Any:
@@ -240,7 +277,8 @@ def set_end_chance(model: Any, chance: float, longest: int) -> None:
         words[:, 0] = words.std() * size**0.5
         generator = torch.Generator().manual_seed(0)
         shape = (FIT_ROWS, FIT_PROMPT + longest - 1)  # what it writes is as random as this
-        rows = torch.randint(FIRST_WORD, len(words), shape, generator=generator)
+        rows = torch.randint(FIRST_WORD, len(words), shape, generator=generator, device="cpu")
+        rows = rows.to(words.device)
         parts = []
         for part in rows.split(8):  # the logits of all would be gigabytes
             hidden = model.base_model(part).last_hidden_state[:, FIT_PROMPT - 1 :]

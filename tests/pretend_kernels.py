@@ -33,7 +33,19 @@ def _attend(q, k, v, cu_q, cu_k, is_causal, scale, window):
 
 
 def _varlen_forward(
-    q, k, v, cu_q, cu_k, max_q, max_k, is_causal=False, scale=None, window=None, *_
+    q,
+    k,
+    v,
+    cu_q,
+    cu_k,
+    max_q,
+    max_k,
+    is_causal=False,
+    scale=None,
+    window=None,
+    _gqa=False,
+    used=None,
+    *_,
 ):
     if q.dtype not in HALVES or {k.dtype, v.dtype} != {q.dtype}:
         raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
@@ -47,6 +59,12 @@ def _varlen_forward(
             raise RuntimeError("cu_seqlens must rise from 0 to the number of tokens")
         if (lengths > longest).any():
             raise RuntimeError(f"a sequence is longer than the longest is said to be, {longest}")
+    if used is not None:  # of each sequence of keys its beginning alone
+        if used.dtype != torch.int32 or (used > cu_k.diff()).any() or (used < 0).any():
+            raise RuntimeError("seqused_k must be int32 and hold no more than a sequence does")
+        kept = [slice(a, a + n) for a, n in zip(cu_k.tolist(), used.tolist(), strict=False)]
+        k, v = (torch.cat([x[part] for part in kept]) for x in (k, v))
+        cu_k = torch.cat((used.new_zeros(1), used.cumsum(0)))
     q, k, v, dtype = q.float(), k.float(), v.float(), q.dtype
     out, sums = _attend(q, k, v, cu_q, cu_k, is_causal, scale, window)
     return out.to(dtype), sums, torch.zeros(2, dtype=torch.uint64)

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "png": "errors",
     "data": "records errors",
     "store": "records errors",
-    "rollout": "models losses distributed errors",
+    "rollout": "memory models losses distributed errors",
     "training": "config metrics memory records data models losses rollout distributed errors",
     "evaluation": "statistics shown records metrics memory data models rollout errors",
     "intake": "store records errors",

@@ -80,8 +80,8 @@ def test_a_benchmark_goes_on_and_leaves_rows_of_another_commit_out(
 ):
     benchmark, measure = load(name), load("measure")
     monkeypatch.setattr(measure, "commit", lambda: "aaaaaaa")
-    for function in ("install", "idle_memory_gib"):
-        monkeypatch.setattr(benchmark, function, lambda *_: 0.1, raising=False)
+    monkeypatch.setattr(load("peers"), "install", lambda *_: None)
+    monkeypatch.setattr(benchmark, "idle_memory_gib", lambda *_: 0.1, raising=False)
     call = [*words, "--quick", "--out", str(tmp_path)]
     calls_of(benchmark, monkeypatch, row_of, stop_at=1)
     with pytest.raises(Stopped):

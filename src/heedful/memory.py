@@ -18,6 +18,8 @@ GROW_BYTES = 64 * 2**20
 # Products of other shapes are other kernels to oneDNN, some 0.4 MiB each, and batches differ in
 # length; what is used again is used at once, in the next layer. By itself it keeps 1,024 of them.
 KERNELS = "128"
+# How libraries below torch say that memory ran out.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def tune_allocator() -> bool:
@@ -43,7 +45,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the processor or on an accelerator."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def peak_gib() -> float:

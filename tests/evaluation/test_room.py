@@ -70,6 +70,8 @@ def test_only_a_lack_of_memory_is_one():
     assert out_of_memory(allocation_error())
     assert out_of_memory(MemoryError())
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
     assert not out_of_memory(RuntimeError("shape '[2]' is invalid for input of size 3"))
 
 

@@ -117,13 +117,14 @@ def test_a_device_without_the_kernel_goes_without(tiny_model, cuda, calls, monke
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+@pytest.mark.parametrize("vocabulary", [100, 128])  # odd for matrix units, and even
 @pytest.mark.parametrize("equal_weights", [True, False])
 def test_log_probabilities_and_gradients_are_those_of_bf16_factors_in_fp32(
-    tiny_model, cuda, monkeypatch, architecture, equal_weights
+    tiny_model, cuda, monkeypatch, architecture, vocabulary, equal_weights
 ):
     """Against a plain log-softmax of the same bf16 numbers in float64; in chunks of few rows."""
     monkeypatch.setattr(output_head, "LOGIT_CELLS_ON_ACCELERATORS", 100 * 5)
-    model = tiny_model(architecture)
+    model = tiny_model(architecture, vocab_size=vocabulary)
     place(model, torch.bfloat16, CUDA)
     states = torch.randn(13, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     targets = tokens_of(13)

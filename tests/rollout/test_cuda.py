@@ -8,9 +8,12 @@ import torch
 from scipy.stats import chisquare
 from torch.testing import assert_close
 
-from heedful.models import cache
-from heedful.models.language_model import place
-from heedful.rollout import steps
+from heedful.models import cache, varlen
+from heedful.models.attention import Packed
+from heedful.models.cache import KeyValueCache
+from heedful.models.language_model import hidden_states, place
+from heedful.models.output_head import token_logprobs
+from heedful.rollout import engine, steps
 from heedful.rollout.engine import sample
 
 CUDA = torch.device("cuda")
@@ -102,6 +105,69 @@ def test_the_host_waits_once_for_several_steps(tiny_model, cuda):
     assert 0 < waits[1] - waits[0] <= 40 / steps.STEPS_ON_ACCELERATORS + 2, cuda.waited_for
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma2", "gemma3"])
+@pytest.mark.parametrize("known", [True, False])
+def test_bf16_log_probabilities_are_those_of_training(
+    tiny_model, cuda, graphs, monkeypatch, architecture, known
+):
+    """Against a packed pass over whole sequences in fp32 of the same bf16 weights: decoding by the
+    kernel that reads what is used of a row, and by products with all of it."""
+    monkeypatch.setattr(varlen, "TAKES_USED", known)
+    monkeypatch.setattr(cache, "SLOTS_ON_ACCELERATORS", 4)
+    if known:
+        monkeypatch.setattr(cache, "_free_bytes", lambda _: 0)  # the cache has to grow
+    exact, model = tiny_model(architecture), tiny_model(architecture)
+    for each in (model, exact):
+        place(each, torch.bfloat16, torch.device("cpu"))
+    exact.float()
+    model.to(CUDA)
+    settings = {"max_new_tokens": 20, "eos": 1000, "pad": PAD, "max_rows": 5}
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample(model, PROMPTS, generator=generator, **settings)
+    assert graphs["replayed"] > graphs["captured"] > 0
+    for i, (prompt, response) in enumerate(zip(PROMPTS, rollout.rows(), strict=True)):
+        tokens = torch.tensor([*prompt, *response[:-1]])
+        with torch.no_grad():
+            hidden = hidden_states(exact, tokens, layout(len(tokens)))[len(prompt) - 1 :]
+            expected = token_logprobs(exact, hidden, torch.tensor(response))
+        assert len(response) == 20
+        assert_close(rollout.logprobs[i], expected, rtol=0.03, atol=0.1)
+    by_slot = KeyValueCache(model.config, 1, 1, torch.bfloat16, CUDA).is_by_slot
+    assert by_slot == (known and architecture != "gemma2")  # which has soft caps
+
+
+def test_a_cache_that_fits_is_there_from_the_start(tiny_model, cuda, graphs, monkeypatch):
+    """So that no graph is made again for more slots; one that does not fit grows."""
+    model = tiny_model("llama")
+    place(model, torch.bfloat16, CUDA)
+    monkeypatch.setattr(cache, "SLOTS_ON_ACCELERATORS", 4)
+    settings = {"max_new_tokens": 30, "eos": 1000, "pad": PAD, "temperature": 0.0}
+    counts, rows = [], []
+    for free in (2**40, 0):
+        monkeypatch.setattr(cache, "_free_bytes", lambda _, free=free: free)
+        graphs["captured"] = 0
+        rows.append(sample(model, PROMPTS, **settings).rows())
+        counts.append(graphs["captured"])
+    assert counts[0] == 1 < 3 < counts[1]
+    assert rows[0] == rows[1]
+
+
+def test_many_long_prompts_are_read_in_parts(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+    whole = greedy(model, 1000)
+    read: list[int] = []
+    prefill = engine._prefill
+
+    def counted(decoder, prompts, *rest):
+        read.append(sum(map(len, prompts)))
+        return prefill(decoder, prompts, *rest)
+
+    monkeypatch.setattr(engine, "_prefill", counted)
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 20)
+    assert greedy(model, 1000, n=2).rows()[::2] == whole.rows()
+    assert max(read) <= 20 and len(read) > 2 and sum(read) == sum(map(len, PROMPTS))
+
+
 def test_the_generator_decides(tiny_model, cuda):
     model = tiny_model("llama")
     place(model, torch.bfloat16, CUDA)
@@ -151,8 +217,6 @@ def test_second_tokens_follow_the_softmax(tiny_model, cuda, top_p):
 
 
 def layout(length: int):
-    from heedful.models.attention import Packed
-
     return Packed([length])
 
 
@@ -170,5 +234,7 @@ def test_a_model_that_cannot_be_captured_is_decoded_all_the_same(tiny_model, cud
     there = greedy(model, eos)
     assert there.rows() == here.rows()
     assert graphs == {"captured": 1, "replayed": 0}
+    assert greedy(model, eos).rows() == here.rows()
+    assert graphs["captured"] == 1  # nobody tries again
     said = capsys.readouterr().err
     assert said.count("LlamaForCausalLM cannot be decoded from a graph") == 1

@@ -97,6 +97,21 @@ def test_another_error_is_not_one_of_memory():
     assert budget.amount == 8192
 
 
+def test_the_moments_are_there_before_the_first_update(tiny_model):
+    """What does not fit fails at the start, and not halfway into an update."""
+    model = tiny_model()
+    before = weights_of(model)
+    optimizer = Adam(model, weight_decay=0.1)
+    (state,) = optimizer.state_dict()["adam"]["state"].values()
+    assert {name: float(state[name].abs().sum()) for name in state} == {
+        "step": 0.0,
+        "exp_avg": 0.0,
+        "exp_avg_sq": 0.0,
+    }
+    assert len(state["exp_avg"]) == len(state["exp_avg_sq"]) == len(before)
+    assert torch.equal(weights_of(model), before)
+
+
 def test_gradients_that_were_begun_are_dropped(tiny_model):
     model = tiny_model()
     for dtype in (torch.float32, torch.bfloat16):

@@ -172,6 +172,7 @@ def _ask_all(
             done += len(asked)
             continue
         tokenizer = load_tokenizer(path)
+        model = None  # the one before makes room
         model = load_language_model(path, *placement(config.compute))
         room = Room(tokens_at_a_time(config.compute))
         for job in jobs:

@@ -42,6 +42,7 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
     measures = {}
     for number, spec in enumerate(config.models):
         tokenizer = load_tokenizer(spec.path)
+        model = None  # the one before makes room
         model = load_language_model(spec.path, *placement(config.compute))
         losses, counts = document_losses(
             model,

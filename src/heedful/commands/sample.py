@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from heedful.models.scalar_model import load_scalar_model
 from heedful.records import Prompt
 from heedful.rollout.engine import end_tokens, sample
 from heedful.rollout.experience import penalize_cut
+from heedful.training.budget import Budget
 from heedful.training.loop import make_generator
 from heedful.training.step2_reward import score_all
 
@@ -59,24 +61,32 @@ def complete(
     num_samples: int = 1,
     stop: Sequence[str] = (),
     generator: Any = None,
+    rows: Budget | None = None,
 ) -> list[list[Sampled]]:
-    """``num_samples`` completions of every tokenized prompt, as text cut at the first stop."""
-    rollout = sample(
+    """``num_samples`` completions of every tokenized prompt, as text cut at the first stop.
+
+    ``rows`` is how many are written at a time, and remembers where these were too many.
+    """
+    state = None if generator is None else generator.get_state()
+
+    def as_it_was() -> torch.Generator | None:
+        if generator is not None:
+            generator.set_state(state)
+        return generator
+
+    sampler = partial(
+        sample,
         model,
         list(prompts),
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_rows=sampling.max_rows,
         n=num_samples,
         eos=end_tokens(model, tokenizer.eos_token_id),
         pad=tokenizer.pad_token_id,
-        generator=generator,
     )
+    rollout = (rows or Budget.of_rows(sampling)).rollout(sampler, sampling, as_it_was)
     texts = tokenizer.batch_decode(rollout.contents(), skip_special_tokens=True)
     finished = rollout.finished.tolist()
-    rows = [_cut(text, done, stop) for text, done in zip(texts, finished, strict=True)]
-    return [rows[i : i + num_samples] for i in range(0, len(rows), num_samples)]
+    found = [_cut(text, done, stop) for text, done in zip(texts, finished, strict=True)]
+    return [found[i : i + num_samples] for i in range(0, len(found), num_samples)]
 
 
 def _cut(text: str, finished: bool, stop: Sequence[str]) -> Sampled:
@@ -92,13 +102,14 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
     config, run_dir, progress = begin(config, resume)
     prompts = prompts_of(config.prompts, config.split, config.use, config.limit, config.valid_share)
     completions: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in prompts}
-    total = len(prompts) * len(config.models)
-    done = 0
+    total, done = len(prompts) * len(config.models), 0
+    rows = Budget.of_rows(config.sampling)
     judge = None if config.reward_model is None else Judge(config.reward_model, config)
     for spec in config.models:
         tokenizer = load_tokenizer(spec.path)
         if judge is not None:
             judge.require_tokenizer_of(spec.path, tokenizer)
+        model = None  # the one before makes room
         model = load_language_model(spec.path, *placement(config.compute))
         tokens = prompt_tokens(prompts, tokenizer, spec, config.max_prompt_tokens)
         lengths = (len(prompt) + config.sampling.max_new_tokens for prompt in tokens)
@@ -114,11 +125,12 @@ def run_sample(config: SampleConfig, resume: bool = False) -> None:
                 num_samples=spec.num_samples * spec.best_of,
                 stop=spec.stop,
                 generator=generator,
+                rows=rows,
             )
             scores = None if judge is None else judge.scores(prompts[part], sampled)
-            for number, (prompt, rows) in enumerate(zip(prompts[part], sampled, strict=True)):
+            for number, (prompt, row) in enumerate(zip(prompts[part], sampled, strict=True)):
                 theirs = None if scores is None else scores[number]
-                completions[prompt.id] += _completions(spec, prompt.id, rows, theirs)
+                completions[prompt.id] += _completions(spec, prompt.id, row, theirs)
             done += len(sampled)
             progress(done, total)
         if spec.best_of > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ from heedful.data.template import Template, beginning
 from heedful.data.text import TextRows, tokenize_text
 from heedful.errors import ConfigError
 from heedful.metrics import replacing
-from heedful.models.device import pick_device, pick_dtype, placement, tokens_at_a_time
+from heedful.models.device import pick_device, pick_dtype, placement
 from heedful.models.language_model import (
     PAD_TOKEN,
     fit_vocabulary,
@@ -59,6 +60,7 @@ from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.rollout.engine import end_tokens, sample
 from heedful.rollout.experience import MISSING_EOS_SCORE, penalize_cut
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
+from heedful.training.budget import Budget
 from heedful.training.checkpoint import start_run
 from heedful.training.profiling import watched
 
@@ -229,18 +231,21 @@ def _score_on_validation(
         lengths = (len(prompt.tokens) + config.sampling.max_new_tokens for prompt in prompts)
         require_context(lengths, reader.config, str(name), ROLLOUT_LIMITS)
 
+    rows, tokens = Budget.of_rows(config.sampling), Budget.of_tokens(config.compute)
+
     def score(model: Any) -> float:
-        rollout = sample(
+        sampler = partial(
+            sample,
             model,
             [prompt.tokens for prompt in prompts],
-            **config.sampling.model_dump(),
             eos=end_tokens(model, tokenizer.eos_token_id),
             pad=tokenizer.pad_token_id,
-            generator=torch.Generator().manual_seed(config.seed),
         )
+        generator = partial(torch.Generator().manual_seed, config.seed)
+        rollout = rows.rollout(sampler, config.sampling, generator)
         pairs = zip(prompts, rollout.rows(), strict=True)
         examples = [Example(prompt.tokens, response) for prompt, response in pairs]
-        scores = step2_reward.score_all(reward_model, examples, tokens_at_a_time(config.compute))
+        scores = tokens.run(partial(step2_reward.score_all, reward_model, examples))
         return float(penalize_cut(scores, rollout.finished, MISSING_EOS_SCORE).mean())
 
     return score
@@ -262,8 +267,8 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     use_lora(model, config.lora, config.seed)
     say_bad_rows(bad)
     metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
+    _write_valid_scores(config, model, valid, run_dir)  # while it is on its device
     model = merged(model, lambda: scalar_model_from(config.base, config.seed), tokenizer)
-    _write_valid_scores(config, model, valid, run_dir)
     finish(config, model, tokenizer, "reward", {"base": config.base}, metrics, template)
 
 
@@ -274,10 +279,10 @@ def _write_valid_scores(
     examples = [Example(row.prompt, response) for row in valid for response in row.responses]
     if not examples:
         return
-    compute = config.compute
-    scores = step2_reward.score_all(model, examples, tokens_at_a_time(compute)).tolist()
+    tokens = Budget.of_tokens(config.compute)
+    scores = tokens.run(partial(step2_reward.score_all, model, examples)).tolist()
     path = run_dir / VALID_SCORES_FILE
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as written, written.open("w", encoding="utf-8") as file:
         for row in valid:
             given, scores = scores[: len(row.ranks)], scores[len(row.ranks) :]
             values = {"prompt_id": row.prompt_id, "labeler": row.labeler, "cohort": row.cohort}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from heedful.evaluation.items import chosen
 from heedful.models.device import tokens_at_a_time
 from heedful.rollout.engine import end_tokens, sample
 from heedful.training import step3_ppo
+from heedful.training.budget import Budget
 from heedful.training.evaluations import Evaluator
 from heedful.training.monitoring import describe
 
@@ -88,16 +90,22 @@ def _answers(
         lengths = (len(prompt.tokens) + config.sampling.max_new_tokens for prompt in prompts)
         require_context(lengths, reader.config, path, ROLLOUT_LIMITS)
 
+    rows, tokens = Budget.of_rows(config.sampling), Budget.of_tokens(config.compute)
+
     def measure(policy: Any) -> dict[str, float]:
-        rollout = sample(
+        sampler = partial(
+            sample,
             policy,
             [prompt.tokens for prompt in prompts],
-            **config.sampling.model_dump(),
             eos=end_tokens(policy, tokenizer.eos_token_id),
             pad=tokenizer.pad_token_id,
-            generator=torch.Generator().manual_seed(config.seed),
         )
-        experience = step3_ppo.collect(config, models, prompts, rollout, config.ppo.kl_coef)
+        generator = partial(torch.Generator().manual_seed, config.seed)
+        rollout = rows.rollout(sampler, config.sampling, generator)
+        arguments = (config, models, prompts, rollout, config.ppo.kl_coef)
+        experience = tokens.run(
+            lambda max_tokens: step3_ppo.collect(*arguments, max_tokens=max_tokens)
+        )
         found = describe(experience)
         return {ANSWER_METRICS[name]: found[f"ppo/{name}"] for name in config.eval.measures}
 

@@ -27,7 +27,7 @@ from heedful.errors import ModelError
 from heedful.models.buckets import Bucket, BucketAttention, Options, bucket_sdpa, group_by_length
 from heedful.models.cache import KeyValueCache
 from heedful.models.device import upload
-from heedful.models.varlen import Lengths, can_varlen, varlen_attention
+from heedful.models.varlen import Lengths, Used, can_varlen, varlen_attention, varlen_decode
 
 NAME = "heedful"
 # Rows above this length go through scaled_dot_product_attention, which never holds (L, L) weights.
@@ -189,13 +189,30 @@ class Cached:
         self.cache.write(layer, self.rows, self.slots, k, v)
         count, (groups, size) = len(self.slots), k.shape[1:]
         keys, values = self.cache.keys[layer][:count], self.cache.values[layer][:count]
+        if self.cache.is_by_slot:
+            return varlen_decode(q, keys, values, self.used, options)
         # plain products: the fused kernels are made for many queries and take 2 to 4 times as long
         queries = q.view(count, groups, -1, size).to(self.cache.dtype) * options.scale
-        scores = torch.matmul(queries, keys)  # (A, G, H / G, S)
+        scores = self._scores(queries, keys)  # (A, G, H / G, S)
         if options.softcap is not None:
             scores = options.softcap * torch.tanh(scores / options.softcap)
         weights = torch.softmax(scores + self.bias(options.window), dim=-1)
-        return torch.matmul(weights, values).view(q.shape).to(q.dtype)
+        return torch.matmul(weights.to(values.dtype), values).view(q.shape).to(q.dtype)
+
+    @cached_property
+    def used(self) -> Used:
+        """How much of every row is used."""
+        return Used.of(self.slots, self.cache.num_slots)
+
+    def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """(A, G, H / G, S) products of queries (A, G, H / G, D) and keys (A, G, D, S).
+
+        In fp32 where that costs nothing, as the attention of training has them there.
+        """
+        if keys.device.type != "cuda" or keys.dtype == torch.float32:
+            return torch.matmul(queries, keys)
+        left, right = queries.flatten(0, 1), keys.flatten(0, 1)
+        return torch.bmm(left, right, out_dtype=torch.float32).unflatten(0, keys.shape[:2])
 
 
 def _attention(

@@ -165,6 +165,11 @@ def bucket_sdpa(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, options: Option
         x.index_select(0, cells).view(bucket.num_rows, -1, *x.shape[1:]).transpose(1, 2)
         for x, cells in ((q, bucket.queries), (k, bucket.keys), (v, bucket.keys))
     )
+    if q.device.type == "cuda" and q.dtype == torch.float32 and q.shape[1] != k.shape[1]:
+        # no kernel but the plain one, which holds all weights, takes shared heads in fp32
+        keys, values = (
+            x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (keys, values)
+        )
     is_plain = options.window is None and options.softcap is None
     is_causal = is_plain and not any(bucket.prefix_lengths)
     bias = None if is_causal else bucket.bias(options.window, q.dtype)
@@ -177,7 +182,7 @@ def bucket_sdpa(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, options: Option
             is_causal=is_causal,
             dropout_p=options.dropout,
             scale=options.scale,
-            enable_gqa=q.shape[1] != k.shape[1],
+            enable_gqa=keys.shape[1] != q.shape[1],
         )
     else:
         assert bias is not None  # made above wherever there is a soft cap

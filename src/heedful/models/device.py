@@ -78,8 +78,13 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
 
 
 def placement(compute: Settings) -> tuple[torch.dtype, torch.device]:
-    """The dtype and the device of a command's settings, in the order in which models are loaded."""
+    """The dtype and the device of a command's settings, in the order in which models are loaded.
+
+    Streams, events and graphs are made on the device from now on.
+    """
     device = pick_device(compute.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return pick_dtype(compute.dtype, device), device
 
 

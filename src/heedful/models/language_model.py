@@ -123,7 +123,7 @@ def new_language_model(
     config: Any, seed: int, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
     """A causal LM of the given Hugging Face configuration with random weights, on our attention."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
     cast_weights(model, dtype)

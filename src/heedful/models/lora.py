@@ -35,7 +35,7 @@ def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], se
         # GPT-2's linear modules keep their weights transposed
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(settings, model)

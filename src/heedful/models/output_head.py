@@ -20,6 +20,8 @@ from heedful.models.prepacked import can_prepack, prepacked, product
 # Logits that exist at one time: 32 MiB of fp32; on an accelerator 512, as small products idle it.
 LOGIT_CELLS = 8 * 2**20
 LOGIT_CELLS_ON_ACCELERATORS = 128 * 2**20
+# Rows of logits begin at multiples of this on an accelerator: vocabularies grow by odd tokens.
+ALIGNMENT = 64
 # Cells of the weight that are prepacked at a time: 64 MiB of fp32.
 PREPACK_CELLS = 16 * 2**20
 
@@ -204,6 +206,8 @@ class _Gradients:
         if self.bias is not None:
             self.bias += dz.sum(0)
         hidden, weight = self.inputs
+        if dz.device.type == "cuda" and dz.shape[1] % ALIGNMENT:
+            dz = _aligned(len(dz), dz.shape[1], hidden.dtype, dz.device).copy_(dz)
         dz = dz.to(hidden.dtype)
         if self.hidden is not None:
             self.hidden[part] = dz @ weight
@@ -249,7 +253,15 @@ def _multiplies_wide(weight: Tensor) -> bool:
 
 def _wide_product(hidden: Tensor, weight: Tensor) -> Tensor:
     """(M, V) fp32: the sums of bf16 products are fp32 in the unit that makes them."""
-    return torch.mm(hidden.to(weight.dtype), weight.detach().t(), out_dtype=torch.float32)
+    out = _aligned(len(hidden), len(weight), torch.float32, weight.device)
+    factors = (hidden.to(weight.dtype), weight.detach().t())
+    return torch.mm(*factors, out_dtype=torch.float32, out=out)
+
+
+def _aligned(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(rows, columns) of space, every row beginning where matrix units read fastest."""
+    width = -(-columns // ALIGNMENT) * ALIGNMENT
+    return torch.empty(rows, width, dtype=dtype, device=device)[:, :columns]
 
 
 def _wide(bias: Tensor | None) -> Tensor | None:

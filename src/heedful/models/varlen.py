@@ -1,14 +1,15 @@
 """Attention of packed sequences on CUDA: FlashAttention reads flat rows and their lengths as is.
 
 Nothing is padded and no weights are kept. Shapes: T query tokens, U key tokens (more where
-sequences share a prefix), H heads, G key/value heads, D head size, N sequences.
+sequences share a prefix), H heads, G key/value heads, D head size, N sequences, A rows of a cache,
+S slots.
 """
 
 from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +17,12 @@ from torch.nn.attention.varlen import varlen_attn
 
 from heedful.models.buckets import Options
 
-MAX_HEAD_SIZE = 256
-# Older versions of the function have no word for heads that share keys, and want them repeated.
+# Between 192 and 256 the backward pass is for some devices alone.
+HEAD_SIZES = (*range(8, 193, 8), 256)
+# Older versions of the function have no word for heads that share keys, and want them repeated,
+# and none for rows of a cache of which a part is used.
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+TAKES_USED = "seqused_k" in inspect.signature(varlen_attn).parameters
 
 
 class Lengths(NamedTuple):
@@ -34,9 +38,56 @@ class Lengths(NamedTuple):
 def can_varlen(q: Tensor, options: Options) -> bool:
     """Whether the kernel computes this: 16 bits on a CUDA device from Ampere on, no soft cap."""
     size = q.shape[-1]
-    is_known = options.is_plain and size <= MAX_HEAD_SIZE and size % 8 == 0
+    is_known = options.is_plain and size in HEAD_SIZES
     is_half = q.dtype in (torch.bfloat16, torch.float16)
     return is_known and is_half and q.device.type == "cuda" and _has_kernel(q.device)
+
+
+def can_varlen_decode(
+    text_config: Any, head_size: int, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether the kernel can decode with a model: of each row of a cache it reads what is used."""
+    is_plain = getattr(text_config, "attn_logit_softcapping", None) is None
+    is_half = dtype in (torch.bfloat16, torch.float16) and head_size in HEAD_SIZES
+    has_it = TAKES_GROUPS and TAKES_USED and device.type == "cuda"
+    return is_plain and is_half and has_it and _has_kernel(device)
+
+
+class Used(NamedTuple):
+    """How much of the rows of a cache is used, as the kernel wants to know it."""
+
+    queries: Tensor  # (A + 1,) int32 from 0 to A
+    rows: Tensor  # (A + 1,) int32 where every row begins, slots counted
+    used: Tensor  # (A,) int32 slots of every row that are looked at
+
+    @classmethod
+    def of(cls, slots: Tensor, num_slots: int) -> Used:
+        """From the newest slot of every row (A,), and how many slots rows have."""
+        queries = torch.arange(len(slots) + 1, dtype=torch.int32, device=slots.device)
+        return cls(queries, queries * num_slots, (slots + 1).to(torch.int32))
+
+
+def varlen_decode(q: Tensor, keys: Tensor, values: Tensor, used: Used, options: Options) -> Tensor:
+    """(A, H, D) attention of a query each (A, H, D) to its row of keys and values (A, S, G, D)."""
+    assert options.is_plain  # can_varlen_decode has seen to it
+    num_slots = keys.shape[1]
+    k, v = (x.flatten(0, 1) for x in (keys, values))
+    window = -1 if options.window is None else options.window - 1
+    out = varlen_attn(
+        q.to(k.dtype),
+        k,
+        v,
+        used.queries,
+        used.rows,
+        1,
+        num_slots,
+        scale=options.scale,
+        window_size=(window, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+        seqused_k=used.used,
+    )
+    assert isinstance(out, Tensor)
+    return out.to(q.dtype)
 
 
 @cache

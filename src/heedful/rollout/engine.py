@@ -24,7 +24,10 @@ from heedful.models.output_head import logits, prepacked_head
 from heedful.models.prepacked import prepacked_layers
 from heedful.rollout.decoding import Decoder, Rollout, Rows, Written
 from heedful.rollout.picking import Draws
-from heedful.rollout.steps import Steps
+from heedful.rollout.steps import STEPS_ON_ACCELERATORS, Steps
+
+# Tokens of prompts that are read at a time: of many long ones a layer holds gigabytes.
+PREFILL_TOKENS = 32768
 
 
 def end_tokens(model: Any, eos: int) -> tuple[int, ...]:
@@ -86,10 +89,11 @@ def sample(
     written = Written.none(len(prompts) * n, max_new_tokens, pad, device)
     num_rows = min(len(prompts), max(1, max_rows // n)) * n
     longest = max(map(len, prompts))
+    needed = longest + max_new_tokens + STEPS_ON_ACCELERATORS
     decoder = Decoder(
         model,
         prepacked_head(model),
-        KeyValueCache(model.config, num_rows, longest, model.dtype, device),
+        KeyValueCache(model.config, num_rows, longest, model.dtype, device, needed),
         written,
         torch.tensor(ends, device=device),
         temperature,
@@ -113,7 +117,7 @@ def _fill(decoder: Decoder, prompts: list[list[int]], n: int, draws: Draws | Non
         if waiting and len(rows.alive) + n <= num_rows:
             count = min(len(waiting), (num_rows - len(rows.alive)) // n)
             chosen = [waiting.pop() for _ in range(count)]
-            z = _prefill(decoder, [prompts[i] for i in chosen], n, len(rows.alive))
+            z = _read(decoder, [prompts[i] for i in chosen], n, len(rows.alive))
             new = Rows.begin(chosen, [len(prompts[i]) for i in chosen], n, device)
             decoder.write(new, z, draws and draws.next(len(new.tokens)))
             rows = rows.join(new)
@@ -132,11 +136,25 @@ def _fill(decoder: Decoder, prompts: list[list[int]], n: int, draws: Draws | Non
         steps.run(rows)
 
 
-def _prefill(decoder: Decoder, prompts: list[list[int]], n: int, first: int) -> Tensor:
+def _read(decoder: Decoder, prompts: list[list[int]], n: int, first: int) -> Tensor:
     """(A, V) logits of the first token of new rows, after the cache got the prompts.
 
     They are written to n rows each, from row ``first`` on.
     """
+    hidden: list[Tensor] = []
+    part: list[list[int]] = []
+    for prompt in prompts:
+        if part and sum(map(len, part)) + len(prompt) > PREFILL_TOKENS:
+            hidden.append(_prefill(decoder, part, n, first))
+            first += len(part) * n
+            part = []
+        part.append(prompt)
+    hidden.append(_prefill(decoder, part, n, first))
+    return logits(decoder.head, torch.cat(hidden)).repeat_interleave(n, dim=0)
+
+
+def _prefill(decoder: Decoder, prompts: list[list[int]], n: int, first: int) -> Tensor:
+    """(B, D) hidden states at the ends of prompts, of one pass."""
     cache = decoder.cache
     layout = Packed([len(prompt) for prompt in prompts])
     layout.cache = cache
@@ -146,7 +164,7 @@ def _prefill(decoder: Decoder, prompts: list[list[int]], n: int, first: int) -> 
     longest = max(layout.lengths)
     for copy in range(1, n):
         cache.move_rows(layout.cache_rows, layout.cache_rows + copy, longest)
-    return logits(decoder.head, hidden).repeat_interleave(n, dim=0)
+    return hidden
 
 
 def _check(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import sys
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
+from heedful.memory import out_of_memory
 from heedful.rollout.decoding import Decoder, Rows
 from heedful.rollout.picking import Draws
 
@@ -24,6 +26,9 @@ SHRINK_SHARE_ON_ACCELERATORS = 0.75
 # Steps between two looks at how many rows are left: an accelerator idles while the host looks.
 STEPS_ON_ACCELERATORS = 8
 
+# Models whose step could not be captured: nobody tries again.
+_not_captured: WeakSet[Any] = WeakSet()
+
 
 class Steps:
     """Runs a decoder's steps. ``num_steps`` of them are done at a time, without looking."""
@@ -34,8 +39,8 @@ class Steps:
         self.num_steps = STEPS_ON_ACCELERATORS if self.is_queued else 1
         self._graphs: dict[int, _Graph] = {}  # by rows, all of the slots that there are now
         self._num_slots = 0
-        self._can_graph = self.is_queued
-        self._pool = torch.cuda.graph_pool_handle() if self.is_queued else None
+        self._can_graph = self.is_queued and decoder.model not in _not_captured
+        self._pool: Any = None
 
     def compact_share(self, is_waiting: bool) -> float:
         """The share of rows that have ended at which the others move together."""
@@ -59,6 +64,7 @@ class Steps:
             return
         if self._num_slots != self.decoder.cache.num_slots:  # those it had are gone
             self._graphs.clear()
+            self._pool = torch.cuda.graph_pool_handle()  # one that was left behind may live on
             self._num_slots = self.decoder.cache.num_slots
         size = self.num_decoded(len(rows.tokens))
         if size not in self._graphs:
@@ -108,11 +114,15 @@ class _Graph:
             self._is_warm = True
             return True
         if self._graph is None:
-            graph = torch.cuda.CUDAGraph()
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
             try:
                 with torch.cuda.graph(graph, pool=pool):
                     self.decoder.step(self.rows, drawn)
             except RuntimeError as error:
+                torch.cuda.set_stream(stream)  # a capture that fails stays on its own
+                if out_of_memory(error):
+                    raise
+                _not_captured.add(self.decoder.model)
                 print(
                     f"{type(self.decoder.model).__name__} cannot be decoded from a graph ({error}):"
                     " every step is started kernel by kernel, which is slower",

@@ -12,6 +12,7 @@ from heedful.config import Compute, Sampling
 from heedful.errors import TrainingError
 from heedful.memory import out_of_memory
 from heedful.models.device import tokens_at_a_time
+from heedful.rollout.decoding import Rollout
 from heedful.training.loop import Adam
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ class Kind(NamedTuple):
     changes: str
 
 
-TOKENS = Kind("tokens", "compute.tokens-per-microbatch", 256, "which changes no result")
+TOKENS = Kind("tokens", "compute.tokens-per-microbatch", 256, "which moves dropout, nothing else")
 ROWS = Kind("responses", "sampling.max-rows", 1, "which changes what random numbers each gets")
 
 
@@ -68,6 +69,20 @@ class Budget:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._halve(reason)
+
+    def rollout(
+        self,
+        sampler: Callable[..., Rollout],
+        sampling: Sampling,
+        make_generator: Callable[[], torch.Generator | None],
+    ) -> Rollout:
+        """What a sampler returns for the settings; every try has a generator made for it."""
+
+        def respond(max_rows: int) -> Rollout:
+            settings = sampling.model_dump() | {"max_rows": max_rows}
+            return sampler(**settings, generator=make_generator())
+
+        return self.run(respond)
 
     def _halve(self, reason: str) -> None:
         name, setting, least, changes = self.kind

@@ -65,6 +65,9 @@ class Adam:
         self._adam = torch.optim.AdamW(
             [self.master], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
+        # has its moments made now, by a step that changes nothing: what does not fit fails here
+        self._adam.step()
+        self._adam.state[self.master]["step"].zero_()
 
     @property
     def _is_fp32(self) -> bool:
@@ -155,7 +158,7 @@ class Adam:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"master": self.master.data.clone(), "adam": self._adam.state_dict()}
+        return {"master": self.master.data.to("cpu", copy=True), "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.set_weights(state["master"])

@@ -227,7 +227,7 @@ class _Best:
         value = -metrics[key] if self.select == "valid_loss" else metrics[key]
         if self.value is None or value > self.value:
             self.value = value
-            self.weights = optimizer.master.data.clone()
+            self.weights = optimizer.master.data.to("cpu", copy=True)
 
     def restore(self, optimizer: Adam) -> None:
         if self.weights is not None:

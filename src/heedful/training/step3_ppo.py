@@ -115,7 +115,8 @@ def train(
         timer, parts = (Timer(device_of(models.policy)) for _ in range(2))
         batch = [prompts[i] for i in indices]
         sampler = partial(generate, models.policy, [p.tokens for p in batch], eos=eos, pad=pad)
-        rollout = state.rows.run(partial(_respond, config, sampler, iteration))
+        generator = partial(make_generator, config.seed, "rollout", iteration)
+        rollout = state.rows.rollout(sampler, config.sampling, generator)
         timer.lap("rollout")
         recomputes = state.trust.recomputes
         arguments = (config, models, batch, rollout, state.kl_coef, parts, recomputes)
@@ -149,14 +150,6 @@ def train(
     state.publish_weights()
     models.policy.eval()
     return last
-
-
-def _respond(
-    config: PPOConfig, sampler: Callable[..., Rollout], iteration: int, max_rows: int
-) -> Rollout:
-    """The responses of an iteration, at most ``max_rows`` at a time."""
-    settings = config.sampling.model_dump() | {"max_rows": max_rows}
-    return sampler(generator=make_generator(config.seed, "rollout", iteration), **settings)
 
 
 def _open_log(config: PPOConfig, first: int) -> MetricsLog:
