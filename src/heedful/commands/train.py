@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,18 +234,18 @@ def _score_on_validation(
     rows, tokens = Budget.of_rows(config.sampling), Budget.of_tokens(config.compute)
 
     def score(model: Any) -> float:
-        sampler = partial(
+        sampler = functools.partial(
             sample,
             model,
             [prompt.tokens for prompt in prompts],
             eos=end_tokens(model, tokenizer.eos_token_id),
             pad=tokenizer.pad_token_id,
         )
-        generator = partial(torch.Generator().manual_seed, config.seed)
+        generator = functools.partial(torch.Generator().manual_seed, config.seed)
         rollout = rows.rollout(sampler, config.sampling, generator)
         pairs = zip(prompts, rollout.rows(), strict=True)
         examples = [Example(prompt.tokens, response) for prompt, response in pairs]
-        scores = tokens.run(partial(step2_reward.score_all, reward_model, examples))
+        scores = tokens.run(functools.partial(step2_reward.score_all, reward_model, examples))
         return float(penalize_cut(scores, rollout.finished, MISSING_EOS_SCORE).mean())
 
     return score
@@ -280,9 +280,9 @@ def _write_valid_scores(
     if not examples:
         return
     tokens = Budget.of_tokens(config.compute)
-    scores = tokens.run(partial(step2_reward.score_all, model, examples)).tolist()
+    scores = tokens.run(functools.partial(step2_reward.score_all, model, examples)).tolist()
     path = run_dir / VALID_SCORES_FILE
-    with replacing(path) as written, written.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in valid:
             given, scores = scores[: len(row.ranks)], scores[len(row.ranks) :]
             values = {"prompt_id": row.prompt_id, "labeler": row.labeler, "cohort": row.cohort}
