@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "config": "config_file config_loop config_evaluation config_sampling errors",
     "metrics": "errors",
     "statistics": "errors",
-    "models": "errors",
+    "models": "memory errors",
     "distributed": "errors",
     "memory": "errors",
     "shown": "",

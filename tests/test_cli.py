@@ -429,5 +429,5 @@ def test_memory_that_ran_out_says_what_takes_less(monkeypatch, heed):
     code, said = heed("doctor")
     assert code == 1
     assert "memory ran out (CUDA out of memory)" in said
-    assert "--compute.tokens-per-microbatch" in said and "--resume" in said
+    assert "compute.tokens_per_microbatch" in said and "--resume" in said
     assert "not foreseen" not in said

@@ -23,7 +23,7 @@ from heedful import config as configs
 from heedful.commands.inputs import required_of
 from heedful.commands.table import COMMANDS, TRAINING, Command
 from heedful.errors import ConfigError, HeedfulError
-from heedful.memory import out_of_memory, tune_allocator
+from heedful.memory import memory_advice, out_of_memory, tune_allocator
 
 RECIPES = Path(__file__).parent / "recipes"
 PROFILED = (*TRAINING, "sample")
@@ -79,12 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _unforeseen(error: Exception) -> str:
     """What is said of an error that nothing raised on purpose, and what to do about it."""
     if out_of_memory(error):
-        reason = str(error).partition(". ")[0]
-        return (
-            f"memory ran out ({reason}): give a smaller --compute.tokens-per-microbatch, which "
-            "changes no result, or --sampling.max-rows where it samples; or train adapters alone "
-            "(--lora.rank=16). What was saved goes on with --resume"
-        )
+        return memory_advice(error)
     return (
         f"{type(error).__name__}: {error}\nThis was not foreseen: run again with "
         "`heed --debug ...` to see where it happened."

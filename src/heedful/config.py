@@ -41,6 +41,7 @@ from heedful.config_file import (
     load_config,
     make_config,
     read_toml,
+    without_means,
 )
 from heedful.config_loop import (
     DemonstrateConfig,
@@ -98,6 +99,7 @@ __all__ = [
     "load_config",
     "make_config",
     "read_toml",
+    "without_means",
 ]
 
 

@@ -86,8 +86,8 @@ class Compute(Section):
     """CPU threads; 0 uses all cores."""
     tokens_per_microbatch: Annotated[int, Field(ge=0)] = 0
     """Real tokens in one forward and backward pass; a batch is cut into as many as it needs. Bounds
-    memory, never changes the result; halved where memory runs out. 0 takes 8,192 on a processor and
-    32,768 on an accelerator."""
+    memory, changes nothing but where dropout falls; halved where memory runs out. 0 takes 8,192 on
+    a processor and 32,768 on an accelerator."""
 
 
 C = TypeVar("C", bound=Section)
@@ -102,7 +102,8 @@ NEEDS = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
     "string_type": "a text",
-    "string_pattern_mismatch": "another form",
+    # the one setting with a pattern is compute.device
+    "string_pattern_mismatch": 'one of "auto", "cpu", "cuda" and, of several, "cuda:1"',
     "tuple_type": "a list",
 }
 
@@ -159,8 +160,17 @@ def deciding_settings(config: Section) -> dict[str, Any]:
     not: a run that met the end of memory goes on with smaller micro-batches.
     """
     values = config.model_dump(mode="json", exclude={"run_dir", "log", "eval", "eval_every"})
-    for name in ("device", "threads", "tokens_per_microbatch"):
-        values.get("compute", {}).pop(name, None)
+    return without_means(values)
+
+
+def without_means(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a command, as JSON values, but where and how much at a time it computes."""
+    compute = values.get("compute")
+    if isinstance(compute, dict):
+        means = ("device", "threads", "tokens_per_microbatch")
+        table = cast(dict[str, Any], compute)
+        own = {name: value for name, value in table.items() if name not in means}
+        values = values | {"compute": own}
     return values
 
 

@@ -18,6 +18,8 @@ GROW_BYTES = 64 * 2**20
 # Products of other shapes are other kernels to oneDNN, some 0.4 MiB each, and batches differ in
 # length; what is used again is used at once, in the next layer. By itself it keeps 1,024 of them.
 KERNELS = "128"
+# Tokens that a model reads at a time where no setting says so: small products idle an accelerator.
+TOKENS, TOKENS_ON_ACCELERATORS = 8192, 32768
 # How libraries below torch say that memory ran out.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -46,6 +48,22 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def memory_reason(error: BaseException) -> str:
+    """What an error that memory ran out says of it, in one sentence."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    sentence = lines[0].partition("DefaultCPUAllocator: ")[2] or lines[0].partition(". ")[0]
+    return sentence.rstrip(". ")
+
+
+def memory_advice(error: BaseException) -> str:
+    """What to do about it, for a command that had no way to take less by itself."""
+    return (
+        f"memory ran out ({memory_reason(error)}): take a smaller model, or less at a time where "
+        "the command has it (compute.tokens_per_microbatch, sampling.max_rows), or train adapters "
+        "(lora.rank); what was saved goes on with --resume"
+    )
 
 
 def peak_gib() -> float:

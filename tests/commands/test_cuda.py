@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from heedful.cli import main
+from heedful.models import language_model
 from heedful.models.scalar_model import scalar_model_from
 from heedful.training.checkpoint import publish
 
@@ -53,7 +54,7 @@ def place(tmp_path, tiny_model, tokenizer):
     return tmp_path
 
 
-def commands(place, run):
+def commands(place):
     """Every command that computes, with its words."""
     data = {name: f"--data.{name}={place / name}.jsonl" for name in ("demonstrations", "prompts")}
     base, rm, prompts = place / "base", place / "rm", f"--prompts={place}/prompts.jsonl"
@@ -118,9 +119,15 @@ def commands(place, run):
     }
 
 
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_command_computes_on_the_device(place, cuda, capsys, dtype, lora):
+@pytest.mark.parametrize(
+    ("dtype", "lora", "names"),
+    [
+        ("auto", False, ["pretrain", "sft", "reward", "ppo", "sample", "measure", "prefix"]),
+        ("float32", False, ["ppo"]),
+        ("auto", True, ["reward", "ppo"]),
+    ],
+)
+def test_commands_compute_on_the_device(place, cuda, capsys, monkeypatch, dtype, lora, names):
     devices: set[str] = set()
     forward = torch.nn.Embedding.forward
 
@@ -128,23 +135,23 @@ def test_every_command_computes_on_the_device(place, cuda, capsys, dtype, lora):
         devices.add(tokens.device.type)
         return forward(self, tokens)
 
-    for name, words in commands(place, place / "runs").items():
-        if lora and name not in ("sft", "reward", "ppo"):
-            continue
+    monkeypatch.setattr(torch.nn.Embedding, "forward", spy)
+    # a model that has just been loaded is looked at on the processor
+    monkeypatch.setattr(language_model, "require_packing", lambda *_: None)
+    for name in names:
         run = place / "runs" / name
-        words = [*words, f"--run-dir={run}"] + (["--lora.rank=2"] if lora else [])
-        words += [] if dtype == "bfloat16" else ["--compute.dtype=float32"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.nn.Embedding, "forward", spy)
-            devices.clear()
-            assert main([name, *words]) == 0, capsys.readouterr().err
-        # a model that has just been loaded is looked at on the processor
-        assert "cuda" in devices, name
+        words = [*commands(place)[name], f"--run-dir={run}", f"--compute.dtype={dtype}"]
+        words += ["--lora.rank=2"] if lora else []
+        devices.clear()
+        assert main([name, *words]) == 0, capsys.readouterr().err
+        assert devices == {"cuda"}, name
         compute = tomllib.loads((run / "config.toml").read_text())["compute"]
-        assert (compute["device"], compute["dtype"]) == ("cuda", dtype), name
-    for name in ("sft", "ppo"):
-        AutoModelForCausalLM.from_pretrained(place / "runs" / name / "model")
-    AutoModelForSequenceClassification.from_pretrained(place / "runs" / "reward" / "model")
+        decided = "bfloat16" if dtype == "auto" else dtype
+        assert (compute["device"], compute["dtype"]) == ("auto", decided), name
+        if name in ("sft", "ppo"):
+            AutoModelForCausalLM.from_pretrained(run / "model")
+        if name == "reward":
+            AutoModelForSequenceClassification.from_pretrained(run / "model")
 
 
 def test_suites_are_asked_on_the_device(place, cuda, capsys):
@@ -165,7 +172,7 @@ def test_suites_are_asked_on_the_device(place, cuda, capsys):
 
 def test_a_device_that_is_not_there_is_named(place, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    words = commands(place, place / "runs")["measure"]
+    words = commands(place)["measure"]
     words += [f"--run-dir={place}/run", "--compute.device=cuda"]
     assert main(["measure", *words]) == 2
     assert 'set compute.device to "cpu"' in capsys.readouterr().err

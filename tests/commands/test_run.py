@@ -116,6 +116,18 @@ def test_only_what_the_goals_need_is_run(tmp_path, heed):
     assert [stage.name for stage in (tmp_path / "run" / "stages").iterdir()] == ["first"]
 
 
+def test_where_and_how_much_at_a_time_a_stage_computes_is_no_other_stage(tmp_path):
+    """Or less at a time, after memory ran out, would begin it anew."""
+    marks = []
+    means = 'device = "cpu"\nthreads = 1\ntokens_per_microbatch = 64'
+    for compute in ("", means, 'dtype = "float32"'):
+        stage = '[stage.first]\ncommand = "measure"\nmodels = []\ntext = []\n'
+        text = f'goals = ["first"]\n{stage}[stage.first.compute]\n{compute}\n'
+        recipe = load_recipe(write(tmp_path, text), tmp_path / "run")
+        marks.append(fingerprint(recipe.stages["first"], {}))
+    assert marks[0] == marks[1] != marks[2]
+
+
 def test_a_stage_is_stale_when_an_outside_file_changes_and_not_when_the_run_does(tmp_path):
     outside = tmp_path / "data"
     outside.mkdir()

@@ -47,13 +47,13 @@ def graphs(monkeypatch):
     return counts
 
 
-def common_token(model) -> int:
-    """One that ends some greedy responses of PROMPTS early, some late and some not at all."""
+def common_token(model, wanted: int = 5) -> int:
+    """One that ends some greedy responses of PROMPTS, about so many, and some not at all."""
     rollout = greedy(model, NEVER)
     tokens = rollout.tokens
     said = set(tokens.flatten().tolist()) - {PAD}
     counts = {t: int((tokens == t).any(1).sum()) for t in said}
-    return min((t for t in counts if counts[t] < len(PROMPTS)), key=lambda t: abs(counts[t] - 5))
+    return min((t for t in counts if counts[t] < len(PROMPTS)), key=lambda t: abs(counts[t] - wanted))
 
 
 def greedy(model, eos, max_rows=256, n=1):
@@ -61,8 +61,11 @@ def greedy(model, eos, max_rows=256, n=1):
     return sample(model, PROMPTS, eos=eos, pad=PAD, **settings)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma2", "gemma3"])
-@pytest.mark.parametrize(("max_rows", "n"), [(256, 1), (5, 1), (6, 2)])
+@pytest.mark.parametrize(
+    ("architecture", "max_rows", "n"),
+    [(name, 256, 1) for name in ("llama", "gpt2", "qwen3", "gemma2", "gemma3")]
+    + [("llama", 5, 1), ("gemma3", 6, 2)],
+)
 def test_the_tokens_are_those_of_the_processor(tiny_model, cuda, graphs, architecture, max_rows, n):
     """Rows leave, others take their places, the cache grows; every step from a graph but a few."""
     model = tiny_model(architecture)
@@ -82,13 +85,19 @@ def test_rows_shrink_and_the_cache_grows(tiny_model, cuda, graphs, monkeypatch):
     """A graph for every number of rows and slots; 4 slots at a time, and rows to a quarter."""
     monkeypatch.setattr(cache, "SLOTS_ON_ACCELERATORS", 4)
     monkeypatch.setattr(steps, "STEPS_ON_ACCELERATORS", 2)
+    sizes: list[int] = []
+    decoded = steps.Steps.num_decoded
+    monkeypatch.setattr(
+        steps.Steps, "num_decoded", lambda *given: sizes.append(decoded(*given)) or sizes[-1]
+    )
     model = tiny_model("llama")
-    eos = common_token(model)
+    eos = common_token(model, 11)
     here = greedy(model, eos)
     model.to(CUDA)
+    sizes.clear()
     there = greedy(model, eos)
     assert there.rows() == here.rows()
-    assert graphs["captured"] >= 4
+    assert sizes[0] == 13 and 3 in sizes and graphs["captured"] >= 4
 
 
 def test_the_host_waits_once_for_several_steps(tiny_model, cuda):
@@ -105,8 +114,10 @@ def test_the_host_waits_once_for_several_steps(tiny_model, cuda):
     assert 0 < waits[1] - waits[0] <= 40 / steps.STEPS_ON_ACCELERATORS + 2, cuda.waited_for
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma2", "gemma3"])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("architecture", "known"),
+    [(name, True) for name in ("llama", "gpt2", "gemma2", "gemma3")] + [("llama", False)],
+)
 def test_bf16_log_probabilities_are_those_of_training(
     tiny_model, cuda, graphs, monkeypatch, architecture, known
 ):
@@ -115,7 +126,7 @@ def test_bf16_log_probabilities_are_those_of_training(
     monkeypatch.setattr(varlen, "TAKES_USED", known)
     monkeypatch.setattr(cache, "SLOTS_ON_ACCELERATORS", 4)
     if known:
-        monkeypatch.setattr(cache, "_free_bytes", lambda _: 0)  # the cache has to grow
+        monkeypatch.setattr(cache, "free_bytes_of", lambda _: 0)  # the cache has to grow
     exact, model = tiny_model(architecture), tiny_model(architecture)
     for each in (model, exact):
         place(each, torch.bfloat16, torch.device("cpu"))
@@ -144,7 +155,7 @@ def test_a_cache_that_fits_is_there_from_the_start(tiny_model, cuda, graphs, mon
     settings = {"max_new_tokens": 30, "eos": 1000, "pad": PAD, "temperature": 0.0}
     counts, rows = [], []
     for free in (2**40, 0):
-        monkeypatch.setattr(cache, "_free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(cache, "free_bytes_of", lambda _, free=free: free)
         graphs["captured"] = 0
         rows.append(sample(model, PROMPTS, **settings).rows())
         counts.append(graphs["captured"])

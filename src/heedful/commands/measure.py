@@ -12,12 +12,13 @@ from heedful.data.formats import read_text
 from heedful.errors import ConfigError
 from heedful.evaluation.language import document_losses, recall_answers
 from heedful.metrics import iter_jsonl, replacing
-from heedful.models.device import placement, tokens_at_a_time
+from heedful.models.device import placement
 from heedful.models.language_model import (
     load_config,
     load_language_model,
     load_tokenizer,
 )
+from heedful.training.budget import Budget
 from heedful.training.checkpoint import start_run
 
 MEASURES_FILE = "measures.json"
@@ -39,17 +40,15 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
             break
     quiz = list(iter_jsonl(Path(config.recall))) if config.recall else []
     max_tokens = _fitting(config)
-    measures = {}
+    measures, budget = {}, Budget.of_tokens(config.compute)
     for number, spec in enumerate(config.models):
         tokenizer = load_tokenizer(spec.path)
         model = None  # the one before makes room
         model = load_language_model(spec.path, *placement(config.compute))
-        losses, counts = document_losses(
-            model,
-            tokenizer,
-            documents,
-            tokens_at_a_time(config.compute),
-            max_tokens,
+        losses, counts = budget.run(
+            lambda most, model=model, tokenizer=tokenizer: document_losses(
+                model, tokenizer, documents, most, max_tokens
+            )
         )
         answers = recall_answers(model, tokenizer, [row["text"] for row in quiz])
         right = [given == row["answer"].strip() for given, row in zip(answers, quiz, strict=True)]

@@ -43,6 +43,7 @@ from heedful.config import (
 )
 from heedful.data.bad_rows import BadRows
 from heedful.data.template import Template
+from heedful.memory import TOKENS, TOKENS_ON_ACCELERATORS
 
 UNKNOWN = "unknown until the data is read"
 # K completions of a prompt at most in the paper (section 3.5), where the data does not say.
@@ -206,7 +207,7 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
         Row(
             "updates per iteration",
             _number(per_iteration),
-            f"of {ppo.minibatch_size:,} episodes; paper: 8 of 64",
+            f"of {min(ppo.minibatch_size, ppo.batch_size):,} episodes; paper: 8 of 64",
         ),
         Row("updates in all", _number(iterations * per_iteration), "paper: 4,000"),
         Row(
@@ -231,7 +232,8 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
             f"{config.sampling.max_new_tokens:,} per response; paper: 1,024",
         ),
     ]
-    rows += _pass_rows(ppo.minibatch_size * sequence, _tokens_at_a_time(config.compute))
+    per_update = min(ppo.minibatch_size, ppo.batch_size)
+    rows += _pass_rows(per_update * sequence, _tokens_at_a_time(config.compute))
     return rows
 
 
@@ -240,7 +242,7 @@ def _ptx_rows(config: PPOConfig, iterations: int) -> list[Row]:
     ppo = config.ppo
     whole, rest = divmod(ppo.batch_size, ppo.minibatch_size)
     share = ppo.ptx_rows_per_episode
-    per_minibatch = max(1, round(ppo.minibatch_size * share))
+    per_minibatch = max(1, round(min(ppo.minibatch_size, ppo.batch_size) * share))
     per_epoch = whole * per_minibatch + (max(1, round(rest * share)) if rest else 0)
     in_all = iterations * ppo.epochs * per_epoch
     return [
@@ -291,12 +293,9 @@ def _sample_rows(config: SampleConfig, like: Like) -> list[Row]:
 
 
 def _tokens_at_a_time(compute: Compute) -> int:
-    """The tokens of a micro-batch here; those of a processor where there is no torch to ask."""
-    try:
-        from heedful.models.device import tokens_at_a_time
-    except ImportError:
-        return compute.tokens_per_microbatch or 8192
-    return tokens_at_a_time(compute)
+    """The tokens of a micro-batch; of a device that is still to be found, a processor's."""
+    on_accelerator = compute.device.startswith("cuda")
+    return compute.tokens_per_microbatch or (TOKENS_ON_ACCELERATORS if on_accelerator else TOKENS)
 
 
 def _pass_rows(tokens: int, per_pass: int) -> list[Row]:

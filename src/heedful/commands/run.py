@@ -43,7 +43,7 @@ from heedful.commands.progress import bars, read_progress
 from heedful.commands.recipe_tables import read_recipe
 from heedful.commands.table import stage_config
 from heedful.commands.worker import STAGE_FILE, hold, num_cores, prepare, run_stage
-from heedful.config import Section
+from heedful.config import Section, without_means
 from heedful.errors import ConfigError, TrainingError
 from heedful.metrics import duration, replacing
 from heedful.training.stopping import Stopped
@@ -187,9 +187,10 @@ class _Resolver:
 
 
 def fingerprint(stage: Stage, fingerprints: dict[str, str]) -> str:
-    """A hash of all settings, the fingerprints of the needs, outside files, and our version."""
+    """A hash of all settings but ``without_means``, of the needs' fingerprints, outside files, and
+    our version."""
     needs = {need: fingerprints[need] for need in stage.needs}
-    settings = stage.config.model_dump(mode="json")
+    settings = without_means(stage.config.model_dump(mode="json"))
     parts = [__version__, stage.command, settings, needs, _outside_files(stage)]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

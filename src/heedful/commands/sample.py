@@ -21,7 +21,7 @@ from heedful.data.formats import VALID_SHARE
 from heedful.data.template import Template, encode_text
 from heedful.errors import ConfigError, DataError
 from heedful.metrics import replacing
-from heedful.models.device import placement, tokens_at_a_time
+from heedful.models.device import placement
 from heedful.models.language_model import (
     load_language_model,
     load_tokenizer,
@@ -249,7 +249,7 @@ class Judge:
         self.tokenizer = load_tokenizer(path)
         self.model = load_scalar_model(path, *placement(config.compute))
         self.template = Template.of_model(Path(path), self.tokenizer)
-        self.config = config
+        self.config, self.budget = config, Budget.of_tokens(config.compute)
 
     def require_tokenizer_of(self, path: str, tokenizer: Any) -> None:
         """Raises ModelError unless the model of a directory has the reward model's tokenizer."""
@@ -273,9 +273,8 @@ class Judge:
                 examples.append(Example(tokens, [*kept, eos]))
         lengths = (len(example.prompt) + len(example.response) for example in examples)
         require_context(lengths, self.model.config, self.path, SAMPLE_LIMITS)
-        max_tokens = tokens_at_a_time(self.config.compute)
         finished = torch.tensor([row.finished for rows in sampled for row in rows])
         scores = torch.zeros(len(finished))
-        scores[finished] = score_all(self.model, examples, max_tokens)
+        scores[finished] = self.budget.run(partial(score_all, self.model, examples))
         worth = iter(penalize_cut(scores, finished).tolist())
         return [[round(next(worth), 5) for _ in rows] for rows in sampled]

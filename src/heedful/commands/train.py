@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from heedful.commands.datasets import (
 )
 from heedful.commands.finish import finish
 from heedful.commands.progress import file_progress
-from heedful.commands.while_training import evaluators_of
+from heedful.commands.while_training import answers, evaluators_of
 from heedful.config import (
     Compute,
     Lora,
@@ -57,7 +56,7 @@ from heedful.models.language_model import (
 from heedful.models.lora import add_adapters, has_adapters, merge_adapters_into
 from heedful.models.matmul import tune_matmul
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
-from heedful.rollout.engine import end_tokens, sample
+from heedful.rollout.engine import end_tokens
 from heedful.rollout.experience import MISSING_EOS_SCORE, penalize_cut
 from heedful.training import step0_pretrain, step1_sft, step2_reward, step3_ppo
 from heedful.training.budget import Budget
@@ -78,7 +77,7 @@ def begin(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
 
 
 def ready(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]:
-    """The settings with device and dtype decided, the run directory, ready, and its progress.
+    """The settings with their dtype decided, the run directory, ready, and its progress.
 
     Also sets the threads of this process and the library that multiplies fp32. A dtype of "auto" is
     measured once for a run directory: a resumed run computes as it began.
@@ -89,17 +88,18 @@ def ready(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
             f"{run_dir} holds the training state of a run that has not ended: go on with --resume, "
             "start over with --overwrite, or give another run_dir"
         )
-    compute = getattr(config, "compute", None)
+    compute, where = getattr(config, "compute", None), ("", "cpu")
     if isinstance(compute, Compute):
         if compute.threads:
             torch.set_num_threads(compute.threads)
         tune_matmul()
         device = pick_device(compute.device)
-        decided = {"device": str(device), "dtype": _decided_dtype(compute.dtype, device, run_dir)}
-        compute = compute.model_copy(update=decided)
+        compute = compute.model_copy(
+            update={"dtype": _decided_dtype(compute.dtype, device, run_dir)}
+        )
         config = config.model_copy(update={"compute": compute})
+        where = (compute.dtype, str(device))
     disable_progress_bar()  # transformers' bars; ours is the one to look at
-    where = (compute.dtype, compute.device) if isinstance(compute, Compute) else ("", "cpu")
     return config, run_dir, watched(file_progress(run_dir), run_dir, *where)
 
 
@@ -234,18 +234,10 @@ def _score_on_validation(
     rows, tokens = Budget.of_rows(config.sampling), Budget.of_tokens(config.compute)
 
     def score(model: Any) -> float:
-        sampler = functools.partial(
-            sample,
-            model,
-            [prompt.tokens for prompt in prompts],
-            eos=end_tokens(model, tokenizer.eos_token_id),
-            pad=tokenizer.pad_token_id,
-        )
-        generator = functools.partial(torch.Generator().manual_seed, config.seed)
-        rollout = rows.rollout(sampler, config.sampling, generator)
+        rollout = answers(model, prompts, config.sampling, config.seed, rows, tokenizer)
         pairs = zip(prompts, rollout.rows(), strict=True)
         examples = [Example(prompt.tokens, response) for prompt, response in pairs]
-        scores = tokens.run(functools.partial(step2_reward.score_all, reward_model, examples))
+        scores = tokens.run(lambda most: step2_reward.score_all(reward_model, examples, most))
         return float(penalize_cut(scores, rollout.finished, MISSING_EOS_SCORE).mean())
 
     return score
@@ -267,8 +259,8 @@ def run_reward(config: RewardConfig, resume: bool = False) -> None:
     use_lora(model, config.lora, config.seed)
     say_bad_rows(bad)
     metrics = step2_reward.train(config, model, prompts, valid, demonstrations, progress)
-    _write_valid_scores(config, model, valid, run_dir)  # while it is on its device
     model = merged(model, lambda: scalar_model_from(config.base, config.seed), tokenizer)
+    _write_valid_scores(config, model, valid, run_dir)
     finish(config, model, tokenizer, "reward", {"base": config.base}, metrics, template)
 
 
@@ -280,7 +272,7 @@ def _write_valid_scores(
     if not examples:
         return
     tokens = Budget.of_tokens(config.compute)
-    scores = tokens.run(functools.partial(step2_reward.score_all, model, examples)).tolist()
+    scores = tokens.run(lambda most: step2_reward.score_all(model, examples, most)).tolist()
     path = run_dir / VALID_SCORES_FILE
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in valid:

@@ -13,7 +13,7 @@ import torch
 
 from heedful.commands.asked import asked_of
 from heedful.commands.datasets import ROLLOUT_LIMITS, load_prompts, require_context
-from heedful.config import EvalConfig, PPOConfig
+from heedful.config import EvalConfig, PPOConfig, Sampling
 from heedful.data.bad_rows import BadRows
 from heedful.data.examples import PromptTokens
 from heedful.data.formats import read_text
@@ -23,6 +23,7 @@ from heedful.evaluation.answering import context_of
 from heedful.evaluation.evaluators import suite_measures, text_loss
 from heedful.evaluation.items import chosen
 from heedful.models.device import tokens_at_a_time
+from heedful.rollout.decoding import Rollout
 from heedful.rollout.engine import end_tokens, sample
 from heedful.training import step3_ppo
 from heedful.training.budget import Budget
@@ -93,15 +94,7 @@ def _answers(
     rows, tokens = Budget.of_rows(config.sampling), Budget.of_tokens(config.compute)
 
     def measure(policy: Any) -> dict[str, float]:
-        sampler = partial(
-            sample,
-            policy,
-            [prompt.tokens for prompt in prompts],
-            eos=end_tokens(policy, tokenizer.eos_token_id),
-            pad=tokenizer.pad_token_id,
-        )
-        generator = partial(torch.Generator().manual_seed, config.seed)
-        rollout = rows.rollout(sampler, config.sampling, generator)
+        rollout = answers(policy, prompts, config.sampling, config.seed, rows, tokenizer)
         arguments = (config, models, prompts, rollout, config.ppo.kl_coef)
         experience = tokens.run(
             lambda max_tokens: step3_ppo.collect(*arguments, max_tokens=max_tokens)
@@ -110,6 +103,25 @@ def _answers(
         return {ANSWER_METRICS[name]: found[f"ppo/{name}"] for name in config.eval.measures}
 
     return measure
+
+
+def answers(
+    model: Any,
+    prompts: Sequence[PromptTokens],
+    sampling: Sampling,
+    seed: int,
+    rows: Budget,
+    tokenizer: Any,
+) -> Rollout:
+    """The responses to validation prompts, by the same random numbers every time."""
+    sampler = partial(
+        sample,
+        model,
+        [prompt.tokens for prompt in prompts],
+        eos=end_tokens(model, tokenizer.eos_token_id),
+        pad=tokenizer.pad_token_id,
+    )
+    return rows.rollout(sampler, sampling, lambda: torch.Generator().manual_seed(seed))
 
 
 def _some(prompts: Sequence[PromptTokens], num: int | None) -> list[PromptTokens]:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from heedful.commands.progress import PROGRESS_FILE
 from heedful.errors import ConfigError, HeedfulError
-from heedful.memory import peak_gib
+from heedful.memory import memory_advice, out_of_memory, peak_gib
 from heedful.metrics import replacing
 
 STAGE_FILE = "stage.json"
@@ -80,8 +80,10 @@ def run_stage(
         except KeyboardInterrupt as stop:  # of the runner; its message says what was saved
             print(str(stop) or "stopped", flush=True)
             os._exit(128 + getattr(stop, "number", signal.SIGTERM))
-        except BaseException:
+        except BaseException as error:
             traceback.print_exc()
+            if out_of_memory(error):
+                print(f"error: {memory_advice(error)}")
             log.flush()
             os._exit(1)
         log.flush()

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from heedful.errors import EvaluationError
-from heedful.models.device import device_of
+from heedful.memory import memory_reason
+from heedful.models.device import device_of, free_bytes_of
 
 # What a batch, or the cache of a rollout, takes at most of the memory that is free when it begins.
 SHARE = 0.25
@@ -51,10 +52,9 @@ class Room:
 
 def _require_several(error: Exception, num_items: int) -> None:
     if num_items < 2:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EvaluationError(
-            f"memory ran out on a single item ({reason}): take a smaller model, shorter prompts "
-            "(fewer shots) or compute.dtype=bfloat16"
+            f"memory ran out on a single item ({memory_reason(error)}): take a smaller model, "
+            "shorter prompts (fewer shots) or compute.dtype=bfloat16"
         ) from error
 
 
@@ -97,9 +97,7 @@ def free_bytes(device: torch.device) -> int:
     Of a processor what can be taken without swapping; half of it all where the system does not say.
     """
     if device.type == "cuda":
-        # freed blocks that torch keeps for itself are free to us, not to the driver
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        return free_bytes_of(device)
     info = Path("/proc/meminfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from heedful.models.device import free_bytes_of
 from heedful.models.varlen import can_varlen_decode
 
 # By how many slots a cache grows: attention looks at all of them, and growing copies the cache.
-# On an accelerator looking costs little, and a cache that has grown needs other graphs.
+# On an accelerator a cache that has grown needs other graphs.
 SLOTS_AT_A_TIME = 16
 SLOTS_ON_ACCELERATORS = 128
 # What a cache takes at once of an accelerator's free memory, where attention looks at what is used.
@@ -51,7 +52,7 @@ class KeyValueCache:
         layers = range(text_config.num_hidden_layers)
         if self.is_by_slot:
             slot_bytes = 2 * len(layers) * rows * groups * size * dtype.itemsize
-            slots = needed if needed * slot_bytes <= SHARE * _free_bytes(self.device) else slots
+            slots = needed if needed * slot_bytes <= SHARE * free_bytes_of(self.device) else slots
         self.num_rows, self.num_slots = rows, slots
         shapes = ((rows, groups, size, slots), (rows, groups, slots, size))
         if self.is_by_slot:
@@ -95,9 +96,3 @@ class KeyValueCache:
             else:
                 keys[target, ..., :used] = keys[source, ..., :used]
                 values[target, :, :used] = values[source, :, :used]
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Memory of a CUDA device that can be taken: what is free, and what torch keeps for reuse."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from heedful.errors import ConfigError
+from heedful.memory import TOKENS, TOKENS_ON_ACCELERATORS
 
 CPU = torch.device("cpu")
-# Tokens that a model reads at a time where no setting says so: small products idle an accelerator.
-TOKENS, TOKENS_ON_ACCELERATORS = 8192, 32768
 
 
 class Settings(Protocol):
@@ -39,7 +38,7 @@ def pick_device(name: str) -> torch.device:
         if count == 0:
             raise ConfigError(
                 f'compute.device is "{name}", but torch {torch.__version__} finds no CUDA device '
-                'here: install a torch that is built for it, or set compute.device to "cpu"'
+                'here: set compute.device to "cpu" (or "auto"), or install a torch built for CUDA'
             )
         if (device.index or 0) >= count:
             raise ConfigError(
@@ -108,6 +107,12 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
+
+
+def free_bytes_of(device: torch.device) -> int:
+    """Memory that a CUDA device can still give: what is free, and what torch keeps for reuse."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def synchronize(device: torch.device) -> None:

@@ -21,7 +21,7 @@ from heedful.rollout.picking import Draws
 # Rows that have ended stay until they are this share of the batch: moving rows costs a copy of the
 # cache, and few prompts are read no faster than many.
 COMPACT_SHARE = 0.2
-# Where no prompt waits: fewer rows are little faster on an accelerator, and need another graph.
+# Where no prompt waits: fewer rows need another graph on an accelerator, for little (not measured).
 SHRINK_SHARE_ON_ACCELERATORS = 0.75
 # Steps between two looks at how many rows are left: an accelerator idles while the host looks.
 STEPS_ON_ACCELERATORS = 8
@@ -47,8 +47,11 @@ class Steps:
         return SHRINK_SHARE_ON_ACCELERATORS if self.is_queued and not is_waiting else COMPACT_SHARE
 
     def num_decoded(self, num_rows: int) -> int:
-        """The rows that are decoded where there are ``num_rows``: of a graph a quarter of them,
-        and of these a quarter, as few as hold them."""
+        """The rows that are decoded where there are ``num_rows``.
+
+        Graphs are of all rows of the batch, a quarter of them, a sixteenth and so on: the
+        smallest that holds them.
+        """
         if not self.is_queued:
             return num_rows
         size = self.max_rows

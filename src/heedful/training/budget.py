@@ -10,7 +10,7 @@ import torch
 
 from heedful.config import Compute, Sampling
 from heedful.errors import TrainingError
-from heedful.memory import out_of_memory
+from heedful.memory import memory_reason, out_of_memory
 from heedful.models.device import tokens_at_a_time
 from heedful.rollout.decoding import Rollout
 from heedful.training.loop import Adam
@@ -51,10 +51,11 @@ class Budget:
         return cls(ROWS, sampling.max_rows)
 
     def run(self, work: Callable[[int], T], *optimizers: Adam) -> T:
-        """What ``work`` returns, given the amount.
+        """What ``work`` returns, given the amount; where memory ran out, at last with less of it.
 
         It may add to the optimizers' gradients, which are empty before, and must not change
-        anything else before it can no longer run out. TrainingError where little is too much.
+        anything else (random states included) before it can no longer run out. Raises TrainingError
+        where little is too much.
         """
         while True:
             try:
@@ -62,7 +63,7 @@ class Budget:
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                reason = str(error).partition(". ")[0]
+                reason = memory_reason(error)
             # only now is what the failed pass held free: the error had kept it
             for optimizer in optimizers:
                 optimizer.drop_gradients()
@@ -76,7 +77,10 @@ class Budget:
         sampling: Sampling,
         make_generator: Callable[[], torch.Generator | None],
     ) -> Rollout:
-        """What a sampler returns for the settings; every try has a generator made for it."""
+        """What a sampler returns for the settings; every try has a generator made for it.
+
+        Raises TrainingError as ``run`` does.
+        """
 
         def respond(max_rows: int) -> Rollout:
             settings = sampling.model_dump() | {"max_rows": max_rows}

@@ -66,6 +66,10 @@ class PPOState:
         self.ema.copy_(state["ema"])
         self.kl_coef = state["kl_coef"]
         self.trust.known = state["trusts_sampler"]
+        for budget, amount in zip(
+            (self.tokens, self.rows), state.get("at_a_time", {}).values(), strict=False
+        ):
+            budget.amount = min(budget.amount, amount)  # where memory had run out
         return state["step"]
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,5 +79,6 @@ class PPOState:
             "ema": self.ema,
             "kl_coef": self.kl_coef,
             "trusts_sampler": self.trust.known,
+            "at_a_time": {"tokens": self.tokens.amount, "rows": self.rows.amount},
             "fingerprint": self.fingerprint,
         }

@@ -71,7 +71,7 @@ def train(
         if valid_rows is not None and (
             step + 1 == num_steps or (every and (step + 1) % every == 0)
         ):
-            last["valid/text_loss"] = text_loss(model, valid_rows, budget.amount)
+            last["valid/text_loss"] = budget.run(partial(text_loss, model, valid_rows))
         measured = timer.metrics() | peak_memory(device_of(model))
         log.log(step, last | measured, of=num_steps)
         progress(step + 1, num_steps)

@@ -99,7 +99,7 @@ def train(
         update = partial(_update, config, model, optimizer, batch, text, step, num_steps, run_dir)
         last = budget.run(update, optimizer)
         if step + 1 == num_steps or (step + 1) % every == 0:
-            last |= _validate(model, valid, score_model, budget.amount)
+            last |= budget.run(partial(_validate, model, valid, score_model))
             best.offer(optimizer, last)
         last["data/epoch"] = (step + 1) / per_epoch
         log.log(step, last, of=num_steps)

@@ -117,9 +117,9 @@ def train(
         last = budget.run(update, optimizer)
         every = config.log.valid_every
         if step + 1 == num_steps and demonstrations:
-            last |= _center(model, optimizer, demonstrations, budget.amount)
+            last |= budget.run(partial(_center, model, optimizer, demonstrations))
         if valid and (step + 1 == num_steps or (every and (step + 1) % every == 0)):
-            counts = evaluate(model, valid, budget.amount)
+            counts = budget.run(partial(evaluate, model, valid))
             last |= {"valid/loss": counts.loss, "valid/accuracy": counts.accuracy}
         log.log(step, last, of=num_steps)
         progress(step + 1, num_steps)
@@ -215,14 +215,14 @@ def _update(
     num_rankings = sum(len(element.ranks) for element in batch)
     sums, num_tokens = Sums(), 0
     for part in _microbatches(batch, max_tokens):
-        loss_sum, stats = _ranking_pass(model, part)
+        loss_sum, stats, num_computed = _ranking_pass(model, part)
         loss = loss_sum / num_rankings
         require_finite(loss, part, run_dir, where)
         timer.lap("forward")
         loss.backward()
         timer.lap("backward")
         sums.add(loss=loss, num_correct=stats["num_correct"], num_pairs=stats["num_pairs"])
-        num_tokens += sum(map(_num_tokens, part))
+        num_tokens += num_computed
     totals = sums.values()
     lr = lr_at(config.optim, step, num_steps)
     grad_norm = optimizer.step(lr, batch, run_dir, where)
@@ -256,8 +256,9 @@ def _num_tokens(element: Element) -> int:
     return len(element.prompt) + sum(map(len, element.responses))
 
 
-def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss sum over rankings, stats) of one pass over all prompts and their responses."""
+def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[str, Tensor], int]:
+    """(loss sum over rankings, stats, computed tokens) of one pass over all prompts and their
+    responses."""
     rows = [(element.prompt, response) for element in batch for response in element.responses]
     prompts, responses = zip(*rows, strict=True)
     sequences = make_sequences(prompts, responses, share_prompts=True)
@@ -273,7 +274,7 @@ def _ranking_pass(model: Any, batch: Sequence[Element]) -> tuple[Tensor, dict[st
         upload(torch.tensor(numbers, dtype=torch.long), scores.device)
         for numbers in (places, ranks, group)
     )
-    return ranking_loss(scores[chosen], ranked, groups)
+    return *ranking_loss(scores[chosen], ranked, groups), len(sequences.tokens)
 
 
 @torch.no_grad()
@@ -284,7 +285,7 @@ def evaluate(model: Any, rankings: Sequence[RankedPrompt], max_tokens: int) -> P
     num_rankings = sum(len(element.ranks) for element in elements)
     sums = Sums()
     for part in _microbatches(elements, max_tokens):
-        loss, stats = _ranking_pass(model, part)
+        loss, stats, _ = _ranking_pass(model, part)
         sums.add(loss=loss, num_correct=stats["num_correct"], num_pairs=stats["num_pairs"])
     found = {"loss": 0.0, "num_correct": 0.0, "num_pairs": 0.0} | sums.values()
     return PairCounts(
