@@ -44,3 +44,28 @@ def test_few_kernels_are_kept_unless_somebody_says_otherwise(monkeypatch, own, m
             monkeypatch.delenv(name)
     assert memory.tune_allocator() == (malloc is None) == bool(asked)
     assert memory.os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls its own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "MemoryError"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "CUDA out of memory"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 4000 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "can't allocate memory: you tried to allocate 4000 bytes. Error code 12 (Cannot "
+            "allocate memory)",
+        ),
+    ],
+)
+def test_why_memory_ran_out_is_said(error, reason):
+    assert memory.out_of_memory(error)
+    assert memory.memory_reason(error) == reason
+    assert reason in memory.memory_advice(error)

@@ -179,3 +179,35 @@ def test_completions_keep_what_is_known_of_their_prompts(directory, tmp_path):
         ("test", "labeler", "chat"),
         ("train", "api", None),
     ]
+
+
+def test_where_memory_runs_out_fewer_are_written_and_the_generator_begins_again(
+    directory, tmp_path, monkeypatch, capsys
+):
+    """As if so few had been asked for."""
+    from heedful.commands import sample as module
+
+    few = {"max_new_tokens": MAX_NEW_TOKENS, "max_rows": 8}
+    models = [{"name": "m", "path": str(directory / "model")}]
+
+    def run(name, **sampling):
+        config = settings(directory, tmp_path / name, models=models, sampling=few | sampling)
+        run_sample(SampleConfig.model_validate(config))
+
+    run("asked")
+    sampled = module.sample
+    tried: list[int] = []
+
+    def limited(*arguments, max_rows, **options):
+        tried.append(max_rows)
+        rollout = sampled(*arguments, max_rows=max_rows, **options)  # draws before it fails
+        if max_rows > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return rollout
+
+    monkeypatch.setattr(module, "sample", limited)
+    run("halved", max_rows=32)
+    assert tried[:3] == [32, 16, 8]
+    written = [(tmp_path / name / "completions.jsonl").read_bytes() for name in ("asked", "halved")]
+    assert written[0] == written[1] and written[0]
+    assert "8 responses at a time from here on" in capsys.readouterr().err

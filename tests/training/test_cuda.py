@@ -14,7 +14,7 @@ from heedful.data.text import TextRows
 from heedful.models.language_model import place
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.training import step1_sft, step2_reward, step3_ppo
-from heedful.training.checkpoint import publish
+from heedful.training.checkpoint import publish, save_state
 from heedful.training.loop import Sums, Timer
 
 EOS, PAD = 0, 1
@@ -212,6 +212,25 @@ def test_a_rollout_that_runs_out_of_memory_is_begun_again(
     assert tried == [16, 8, 4, 4, 4]
     assert results_of(tmp_path / "halved") == results_of(tmp_path / "asked")
     assert "4 responses at a time from here on" in capsys.readouterr().err
+
+
+def test_a_resumed_run_knows_what_was_too_much(networks, tmp_path):
+    """Or it would go on with other random numbers than the run that was stopped."""
+    config = settings(
+        PPOConfig,
+        tmp_path,
+        "cpu",
+        policy="unused",
+        reward_model="unused",
+        sampling={"max_rows": 64},
+    )
+    state = step3_ppo.PPOState.build(config, networks(), "mark")
+    state.tokens.amount, state.rows.amount = 20, 16
+    save_state(tmp_path, 3, state.state_dict())
+    again = step3_ppo.PPOState.build(config, networks(), "mark")
+    assert (again.tokens.amount, again.rows.amount) == (40, 64)
+    assert again.resume(tmp_path) == 3
+    assert (again.tokens.amount, again.rows.amount) == (20, 16)
 
 
 def test_phases_are_told_in_the_time_of_the_device(cuda, monkeypatch):
