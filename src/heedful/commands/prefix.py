@@ -27,6 +27,7 @@ from heedful.models.device import placement
 from heedful.models.language_model import load_language_model, load_tokenizer
 from heedful.records import Prompt
 from heedful.statistics.intervals import bootstrap, paired_difference
+from heedful.training.budget import Budget
 from heedful.training.loop import derive_seed, make_generator
 
 PREFIX_FILE = "prefix.json"
@@ -49,6 +50,7 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
     if not candidates:
         raise DataError("there is no candidate prefix: give prefixes, or demonstrations")
     scores: dict[str, list[float]] = {}
+    rows = Budget.of_rows(config.sampling)
     with replacing(run_dir / ANSWERS_FILE) as partial, partial.open("w", encoding="utf-8") as file:
         for number, (name, prefix) in enumerate({BARE: "", **candidates}.items()):
             texts = [few_shot(prefix, prompt.text) for prompt in prompts]
@@ -57,7 +59,9 @@ def run_prefix(config: PrefixConfig, resume: bool = False) -> None:
             require_context(lengths, model.config, config.model, SAMPLE_LIMITS)
             generator = make_generator(config.seed, "prefix")
             stop, sampling = config.stop, config.sampling
-            sampled = complete(model, tokenizer, tokens, sampling, stop=stop, generator=generator)
+            sampled = complete(
+                model, tokenizer, tokens, sampling, stop=stop, generator=generator, rows=rows
+            )
             scores[name] = [score for row in judge.scores(prompts, sampled) for score in row]
             for prompt, (answer,), score in zip(prompts, sampled, scores[name], strict=True):
                 row = {"prefix": name, "prompt_id": prompt.id, "text": answer.text, "score": score}

@@ -61,7 +61,7 @@ def complete(
     num_samples: int = 1,
     stop: Sequence[str] = (),
     generator: Any = None,
-    rows: Budget | None = None,
+    rows: Budget,
 ) -> list[list[Sampled]]:
     """``num_samples`` completions of every tokenized prompt, as text cut at the first stop.
 
@@ -82,7 +82,7 @@ def complete(
         eos=end_tokens(model, tokenizer.eos_token_id),
         pad=tokenizer.pad_token_id,
     )
-    rollout = (rows or Budget.of_rows(sampling)).rollout(sampler, sampling, as_it_was)
+    rollout = rows.rollout(sampler, sampling, as_it_was)
     texts = tokenizer.batch_decode(rollout.contents(), skip_special_tokens=True)
     finished = rollout.finished.tolist()
     found = [_cut(text, done, stop) for text, done in zip(texts, finished, strict=True)]

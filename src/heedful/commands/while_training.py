@@ -95,9 +95,9 @@ def _answers(
 
     def measure(policy: Any) -> dict[str, float]:
         rollout = answers(policy, prompts, config.sampling, config.seed, rows, tokenizer)
-        arguments = (config, models, prompts, rollout, config.ppo.kl_coef)
+        kl_coef = config.ppo.kl_coef
         experience = tokens.run(
-            lambda max_tokens: step3_ppo.collect(*arguments, max_tokens=max_tokens)
+            partial(step3_ppo.collect, config, models, prompts, rollout, kl_coef)
         )
         found = describe(experience)
         return {ANSWER_METRICS[name]: found[f"ppo/{name}"] for name in config.eval.measures}

@@ -37,10 +37,7 @@ class Lengths(NamedTuple):
 
 def can_varlen(q: Tensor, options: Options) -> bool:
     """Whether the kernel computes this: 16 bits on a CUDA device from Ampere on, no soft cap."""
-    size = q.shape[-1]
-    is_known = options.is_plain and size in HEAD_SIZES
-    is_half = q.dtype in (torch.bfloat16, torch.float16)
-    return is_known and is_half and q.device.type == "cuda" and _has_kernel(q.device)
+    return options.is_plain and _is_known(q.shape[-1], q.dtype, q.device)
 
 
 def can_varlen_decode(
@@ -48,9 +45,17 @@ def can_varlen_decode(
 ) -> bool:
     """Whether the kernel can decode with a model: of each row of a cache it reads what is used."""
     is_plain = getattr(text_config, "attn_logit_softcapping", None) is None
-    is_half = dtype in (torch.bfloat16, torch.float16) and head_size in HEAD_SIZES
-    has_it = TAKES_GROUPS and TAKES_USED and device.type == "cuda"
-    return is_plain and is_half and has_it and _has_kernel(device)
+    return is_plain and TAKES_GROUPS and TAKES_USED and _is_known(head_size, dtype, device)
+
+
+def _is_known(head_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    return is_half and head_size in HEAD_SIZES and device.type == "cuda" and _has_kernel(device)
+
+
+def _window(options: Options) -> tuple[int, int]:
+    """Causal, so many tokens back; the token itself comes on top."""
+    return (-1 if options.window is None else options.window - 1, 0)
 
 
 class Used(NamedTuple):
@@ -72,7 +77,6 @@ def varlen_decode(q: Tensor, keys: Tensor, values: Tensor, used: Used, options: 
     assert options.is_plain  # can_varlen_decode has seen to it
     num_slots = keys.shape[1]
     k, v = (x.flatten(0, 1) for x in (keys, values))
-    window = -1 if options.window is None else options.window - 1
     out = varlen_attn(
         q.to(k.dtype),
         k,
@@ -82,7 +86,7 @@ def varlen_decode(q: Tensor, keys: Tensor, values: Tensor, used: Used, options: 
         1,
         num_slots,
         scale=options.scale,
-        window_size=(window, 0),
+        window_size=_window(options),
         enable_gqa=q.shape[1] != k.shape[1],
         seqused_k=used.used,
     )
@@ -108,7 +112,6 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths, options:
         groups["enable_gqa"] = True
     elif shared > 1:
         k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
-    window = -1 if options.window is None else options.window - 1  # the token itself comes on top
     out = varlen_attn(
         q,
         k,
@@ -118,7 +121,7 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths, options:
         lengths.longest_query,
         lengths.longest_key,
         scale=options.scale,
-        window_size=(window, 0),
+        window_size=_window(options),
         **groups,
     )
     assert isinstance(out, Tensor)  # a pair only where one asks for more

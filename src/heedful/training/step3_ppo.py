@@ -26,7 +26,7 @@ from heedful.data.text import TextRows
 from heedful.errors import ConfigError, DataError
 from heedful.losses.ppo import adaptive_kl, policy_loss, value_loss
 from heedful.metrics import MetricsLog, keep_rows_before, last_values, read_metrics
-from heedful.models.device import device_of, tokens_at_a_time, upload
+from heedful.models.device import device_of, upload
 from heedful.models.lora import adapters_off
 from heedful.rollout.engine import Generator, Rollout, sample
 from heedful.rollout.experience import Experience, make_experience, penalize_cut
@@ -119,8 +119,8 @@ def train(
         rollout = state.rows.rollout(sampler, config.sampling, generator)
         timer.lap("rollout")
         recomputes = state.trust.recomputes
-        arguments = (config, models, batch, rollout, state.kl_coef, parts, recomputes)
-        experience = state.tokens.run(partial(collect, *arguments))
+        passes = partial(collect, config, models, batch, rollout, state.kl_coef)
+        experience = state.tokens.run(partial(passes, parts=parts, recompute=recomputes))
         timer.lap("experience")
         if iteration == 0:
             check_start(experience)
@@ -183,9 +183,9 @@ def collect(
     batch: Sequence[PromptTokens],
     rollout: Rollout,
     kl_coef: float,
+    max_tokens: int,
     parts: Timer | None = None,
     recompute: bool = True,
-    max_tokens: int | None = None,
 ) -> Experience:
     """The experience of one rollout, on the processor: one packed pass each of reference, reward
     and value.
@@ -206,7 +206,7 @@ def collect(
     for model in (models.policy, models.reference, models.reward_model, models.value_function):
         if model is not None:
             model.eval()
-    for group in microbatches(lengths, max_tokens or tokens_at_a_time(config.compute)):
+    for group in microbatches(lengths, max_tokens):
         sequences = make_sequences([prompts[i] for i in group], [responses[i] for i in group])
         parts.restart()
         reference = _reference_logprobs(models, sequences, temperature)
