@@ -38,7 +38,7 @@ ROOT = measure.HERE.parent
 RUNS_FILE = "runs.jsonl"
 MACHINE = "machine"  # what is measured before the commands
 COMMANDS = ("pretrain", "sft", "reward", "ppo")
-UPDATES, ITERATIONS = 6, 3  # of a command, of PPO: enough for the window that is profiled
+UPDATES, ITERATIONS = 7, 4  # of a command, of PPO: enough for the window that is profiled
 LR = ours.LR
 COPY_MIB = (1, 8, 64, 256)
 # Copies that are timed together: waiting for a device costs as much as a small one.

@@ -312,7 +312,7 @@ def test_rooflines_commands_take_their_settings(load):
         assert (config.compute.dtype, config.compute.threads) == ("float32", 1)
         assert getattr(config, "dropout", 0.0) == 0.0  # as vs_trl.py measures it
     assert (config.ppo.ptx_coef, config.data.text, config.row_tokens) == (1, ("w/text.txt",), 16)
-    assert config.ppo.episodes == 3 * config.ppo.batch_size
+    assert config.ppo.episodes == 4 * config.ppo.batch_size
     assert settings["compute"] == ours.common_settings("fp32", 1, Path("runs/x"))["compute"]
 
 

@@ -17,7 +17,7 @@ from transformers import LlamaForSequenceClassification
 
 from heedful.models.attention import Packed
 from heedful.models.language_model import hidden_states
-from heedful.models.output_head import token_logprobs
+from heedful.models.output_head import token_loss
 from heedful.rollout.engine import sample
 from heedful.training.loop import Adam
 
@@ -101,8 +101,8 @@ def test_the_projects_own_functions(tiny_model, cuda):
     values = []
     for own, device in both(tiny_model("llama")):
         hidden = hidden_states(own, IDS.flatten().to(device), Packed([5, 9]))
-        logprobs = token_logprobs(own, hidden, IDS.flatten().to(device))
-        logprobs.sum().backward()
+        loss, logprobs = token_loss(own, hidden, IDS.flatten().to(device), lambda p, _: p.sum())
+        loss.backward()
         prompts = [[3, 4, 5], [6, 7], [8]]
         drawn = sample(own, prompts, max_new_tokens=20, temperature=0.0, eos=0, pad=1)
         values.append((logprobs.detach().cpu(), gradients(own), drawn))

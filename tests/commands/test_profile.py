@@ -150,7 +150,7 @@ def test_a_profile_of_every_command(command, tmp_path, files, plain_sft, capsys,
     assert (tmp_path / "a" / TRACE_FILE).stat().st_size > 0
     if command == "sample":
         return
-    assert report["updates"] == ([3, 3] if command == "ppo" else [4, 6])
+    assert report["updates"] == ([4, 4] if command == "ppo" else [5, 6])
     rows = read_metrics(tmp_path / "a")[report["updates"][0] - 1 : report["updates"][1]]
     mean = sum(row["speed/tokens_per_s"] for row in rows) / len(rows)
     assert report["tokens_per_s"] == pytest.approx(mean)
@@ -164,7 +164,7 @@ def test_a_profile_of_every_command(command, tmp_path, files, plain_sft, capsys,
 def test_a_resumed_run_is_profiled_and_ends_as_it_would_have(
     tmp_path, files, plain_sft, results_of, interrupt_at, monkeypatch
 ):
-    """Ended at the second of six updates: four are left, three warm up and one is profiled."""
+    """Ended at the second of six updates: four are left, and the last is profiled."""
     arguments = [word for word in words("sft", files, tmp_path / "run") if "save_every" not in word]
     with monkeypatch.context() as patch:
         patch.setattr("heedful.commands.train.file_progress", lambda _: interrupt_at(2))
@@ -187,9 +187,10 @@ def call(name: str, *shapes: tuple[int, ...], flops: int, seconds: float = 1.0) 
 def test_peaks_are_measured_at_the_shapes_that_did_most_work():
     small = [call("aten::mm", (i, 2), (2, 3), flops=12 * i) for i in range(1, 9)]
     batched = call("aten::baddbmm", (4, 5), (2, 4, 6), (2, 6, 5), flops=480)
-    peaks = measure_peaks([*small, batched, call("aten::add", (9, 9), flops=0)])
+    prepacked = call("mkldnn::_linear_pointwise", (1, 7, 6), (5, 6), flops=420)
+    peaks = measure_peaks([*small, batched, prepacked, call("aten::add", (9, 9), flops=0)])
     shapes = [entry["shape"] for entry in peaks if entry["dtype"] == "float32"]
-    assert shapes == [(2, 4, 6, 5), *((i, 2, 3) for i in (8, 7, 6, 5, 4))]
+    assert shapes == [(2, 4, 6, 5), (7, 6, 5), *((i, 2, 3) for i in (8, 7, 6, 5))]
     assert len(peaks) == 2 * PEAK_SHAPES
     assert all(entry["flops_per_s"] > 0 for entry in peaks)
 

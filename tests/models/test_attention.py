@@ -11,7 +11,13 @@ from heedful.models import attention, buckets
 from heedful.models.attention import Cached, Packed
 from heedful.models.cache import KeyValueCache
 from heedful.models.language_model import cast_weights, hidden_states, hidden_states_at
-from heedful.models.output_head import logits, output_head, prepacked_head, token_logprobs
+from heedful.models.output_head import (
+    logits,
+    output_head,
+    prepacked_head,
+    token_logprobs,
+    token_loss,
+)
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "gemma2", "gemma3"]
 LENGTHS = [7, 1, 12, 3, 12, 2, 5, 9, 1, 4]
@@ -59,7 +65,7 @@ def test_packed_equals_padded(tiny_model, architecture, path):
 
     targets = torch.randint(2, 100, tokens.shape, generator=torch.Generator().manual_seed(1))
     weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(2))
-    logprobs = token_logprobs(ours, hidden, targets)
+    loss, logprobs = token_loss(ours, hidden, targets, lambda p, part: (weights[part] * p).sum())
     config = theirs.config
     z = theirs.lm_head(expected)
     if cap := getattr(config, "final_logit_softcapping", None):
@@ -67,7 +73,7 @@ def test_packed_equals_padded(tiny_model, architecture, path):
     oracle = torch.log_softmax(z, -1).gather(1, targets[:, None])[:, 0]
     assert_close(logprobs, oracle, rtol=1e-4, atol=1e-4)
 
-    (weights * logprobs).sum().backward()
+    loss.backward()
     (weights * oracle).sum().backward()
     for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         message = f"gradient of {name}"

@@ -31,7 +31,7 @@ from heedful.models.language_model import (
     require_same_tokenizer,
     set_residual_dropout,
 )
-from heedful.models.output_head import logits, token_logprobs
+from heedful.models.output_head import logits, token_logprobs, token_loss
 
 SMALL = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 64, "initializer_range": 0.2, "pad_token_id": 1}
@@ -48,11 +48,16 @@ HEADS = {
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("cells", [2**22, 700])  # all at once, 7 rows at a time
-def test_token_logprobs_and_gradients_are_those_of_the_librarys_logits(
-    head, temperature, cells, monkeypatch
+# Rows of logits at a time, of their gradient at a time: all, 7 and all, 7 and 14, 7 and 7.
+@pytest.mark.parametrize(
+    ("cells", "num_bytes"), [(2**22, 2**22), (700, 2**22), (700, 14 * 400), (700, 0)]
+)
+def test_a_token_loss_and_its_gradients_are_those_of_the_librarys_logits(
+    head, temperature, cells, num_bytes, monkeypatch
 ):
+    """A loss of its own for every token; the oracle is the library's pass and log_softmax."""
     monkeypatch.setattr(output_head, "LOGIT_CELLS", cells)
+    monkeypatch.setattr(output_head, "GRADIENT_BYTES", num_bytes)
     model = new_language_model(HEADS[head], seed=0)
     output = model.get_output_embeddings()
     if head == "bias":
@@ -66,19 +71,65 @@ def test_token_logprobs_and_gradients_are_those_of_the_librarys_logits(
     model.set_attn_implementation("eager")
     z = model(input_ids=tokens[None]).logits[0]
     oracle = torch.log_softmax(z.double() / temperature, -1).gather(1, targets[:, None])[:, 0]
-    (weights * oracle).sum().backward()
+    total = (weights * oracle + 0.1 * oracle.square()).sum()
+    (3.0 * total).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
 
     model.zero_grad()
     model.set_attn_implementation("heedful")
     hidden = hidden_states(model, tokens, Packed([20]))
     assert_close(logits(output_head.output_head(model), hidden), z, rtol=1e-4, atol=1e-5)
-    logprobs = token_logprobs(model, hidden, targets, temperature)
+
+    def loss_of(some, part):
+        return (weights[part] * some + 0.1 * some.square()).sum()
+
+    loss, logprobs = token_loss(model, hidden, targets, loss_of, temperature)
     assert_close(logprobs, oracle.float(), rtol=1e-4, atol=1e-5)
-    (weights * logprobs).sum().backward()
+    assert_close(loss, total.float(), rtol=1e-4, atol=1e-5)
+    found = token_logprobs(model, hidden, targets, temperature)
+    assert_close(found, oracle.float(), rtol=1e-4, atol=1e-5)
+    assert not logprobs.requires_grad and not found.requires_grad
+    (3.0 * loss).backward()
     for name, parameter in model.named_parameters():
         scale = expected[name].abs().max()
         assert_close(parameter.grad / scale, expected[name] / scale, rtol=0, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("rows", [1, 10**6])  # prepacked, and not
+@pytest.mark.parametrize("num_bytes", [2**22, 14 * 200])
+def test_the_gradients_of_a_head_in_bf16_are_those_of_its_numbers(
+    head, rows, num_bytes, monkeypatch
+):
+    """Against log_softmax in fp64; factors are bf16, so an error of 2^-9 is that of rounding."""
+    monkeypatch.setattr(output_head, "LOGIT_CELLS", 700)
+    monkeypatch.setattr(output_head, "GRADIENT_BYTES", num_bytes)
+    monkeypatch.setattr(output_head, "PREPACK_ROWS", rows)
+    monkeypatch.setattr(output_head, "PREPACK_CELLS", 64 * 32)  # in two parts
+    model = new_language_model(HEADS[head], seed=0, dtype=torch.bfloat16)
+    output, transform = model.get_output_embeddings(), output_head.logit_transform(model.config)
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(50, 32, generator=generator).bfloat16().requires_grad_()
+    targets = torch.randint(0, 100, (50,), generator=generator)
+    weights = torch.randn(50, generator=generator)
+    exact = [x.detach().double().requires_grad_() for x in (hidden, output.weight)]
+    z = exact[0] @ exact[1].T * transform.scale
+    if output.bias is not None:
+        z = z + output.bias.detach().double()
+    if transform.softcap is not None:
+        z = transform.softcap * torch.tanh(z / transform.softcap)
+    oracle = z.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    (weights * oracle).sum().backward()
+
+    loss, logprobs = token_loss(
+        model, hidden, targets, lambda some, part: (weights[part] * some).sum()
+    )
+    loss.backward()
+    assert_close(logprobs.double(), oracle.detach(), rtol=0, atol=1e-5)
+    for found, expected in zip((hidden.grad, output.weight.grad), exact, strict=True):
+        assert found.dtype == torch.bfloat16
+        error = (found.double() - expected.grad).norm() / expected.grad.norm()
+        assert float(error) < 2**-8
 
 
 def test_chunked_backward_against_finite_differences(monkeypatch):
@@ -89,9 +140,12 @@ def test_chunked_backward_against_finite_differences(monkeypatch):
     bias = torch.randn(5, generator=generator).requires_grad_()
     targets = torch.tensor([0, 4, 2, 2])
 
+    def loss_of(logprobs, part):
+        return (logprobs * torch.arange(1.0, 5.0)[part]).sum()
+
     def total(*inputs):
-        arguments = (*inputs, targets, output_head.Transform(0.5, 1.7, 0.8))
-        return (output_head._ChunkedLogprobs.apply(*arguments) * torch.arange(1.0, 5.0)).sum()
+        arguments = (*inputs, targets, output_head.Transform(0.5, 1.7, 0.8), loss_of)
+        return output_head._TokenLoss.apply(*arguments)[0]
 
     total(hidden, weight, bias).backward()
     for index, x in enumerate((hidden, weight, bias)):
@@ -106,52 +160,17 @@ def test_chunked_backward_against_finite_differences(monkeypatch):
             assert float(x.grad.view(-1)[cell]) == pytest.approx(slope, abs=1e-3)
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("cells", [2**22, 700])
-def test_gradients_made_in_the_forward_pass_are_those_of_the_mean(head, cells, monkeypatch):
-    """The oracle is the library's own pass and log_softmax in fp64."""
-    monkeypatch.setattr(output_head, "LOGIT_CELLS", cells)
-    model = new_language_model(HEADS[head], seed=0)
-    generator = torch.Generator().manual_seed(2)
-    tokens, targets = torch.randint(2, 100, (2, 20), generator=generator)
-    model.set_attn_implementation("eager")
-    z = model(input_ids=tokens[None]).logits[0]
-    oracle = torch.log_softmax(z.double() / 0.7, -1).gather(1, targets[:, None])[:, 0]
-    (-3.0 * oracle.mean()).backward()
-    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
-
-    model.zero_grad()
-    model.set_attn_implementation("heedful")
-    hidden = hidden_states(model, tokens, Packed([20]))
-    logprobs = token_logprobs(model, hidden, targets, 0.7, equal_weights=True)
-    assert_close(logprobs, oracle.float(), rtol=1e-4, atol=1e-5)
-    (-3.0 * logprobs.mean()).backward()
-    for name, parameter in model.named_parameters():
-        scale = expected[name].abs().max()
-        assert_close(parameter.grad / scale, expected[name] / scale, rtol=0, atol=2e-5, msg=name)
-
-
-def test_weights_that_differ_are_refused_where_equal_ones_were_promised():
-    model = new_language_model(HEADS["plain"], seed=0)
-    tokens = torch.arange(2, 6)
-    hidden = hidden_states(model, tokens, Packed([4]))
-    logprobs = token_logprobs(model, hidden, tokens, equal_weights=True)
-    with pytest.raises(ValueError, match="equal_weights"):
-        (logprobs * torch.arange(4.0)).sum().backward()
-
-
 def test_a_frozen_head_gets_no_gradient_and_the_states_below_it_do():
     model = new_language_model(HEADS["plain"], seed=0)
     model.get_output_embeddings().weight.requires_grad_(False)
     tokens = torch.arange(2, 6)
-    for equal in (False, True):
-        hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        token_logprobs(model, hidden, tokens, equal_weights=equal).sum().backward()
-        assert model.get_output_embeddings().weight.grad is None
-        z = hidden.detach() @ model.get_output_embeddings().weight.T
-        slope = torch.nn.functional.one_hot(tokens, 100) - z.softmax(-1)
-        expected = slope @ model.get_output_embeddings().weight
-        assert_close(hidden.grad, expected, rtol=1e-4, atol=1e-6)
+    hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    token_loss(model, hidden, tokens, lambda some, _: some.sum())[0].backward()
+    assert model.get_output_embeddings().weight.grad is None
+    z = hidden.detach() @ model.get_output_embeddings().weight.T
+    slope = torch.nn.functional.one_hot(tokens, 100) - z.softmax(-1)
+    expected = slope @ model.get_output_embeddings().weight
+    assert_close(hidden.grad, expected, rtol=1e-4, atol=1e-6)
 
 
 def save(directory, model, tokenizer):

@@ -33,7 +33,7 @@ def run(run_dir, model, **compute):
 def little_memory(monkeypatch):
     """More than 600 tokens at a time are too many, in the backward pass; tokens that were tried."""
     tried: list[int] = []
-    logprobs = step1_sft.response_logprobs
+    whole = step1_sft.response_loss
 
     class TooMuch(torch.autograd.Function):
         @staticmethod
@@ -48,10 +48,11 @@ def little_memory(monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
             return grad, None
 
-    def limited(model, batch, **settings):
-        return TooMuch.apply(logprobs(model, batch, **settings), len(batch.tokens))
+    def limited(model, batch, *settings):
+        loss, logprobs = whole(model, batch, *settings)
+        return TooMuch.apply(loss, len(batch.tokens)), logprobs
 
-    monkeypatch.setattr(step1_sft, "response_logprobs", limited)
+    monkeypatch.setattr(step1_sft, "response_loss", limited)
     return tried
 
 

@@ -38,7 +38,7 @@ def window_of(tmp_path: Path, window: Window, total: int, first: int = 0):
 
 @pytest.mark.parametrize(
     ("total", "updates", "num_before"),
-    [(9, [4, 5], 2), (5, [4, 5], 2), (4, [4], 2), (3, [3], 0), (2, [2], 0), (1, [1], 0)],
+    [(9, [4, 5], 1), (5, [4, 5], 1), (4, [4], 1), (3, [3], 0), (2, [2], 0), (1, [1], 0)],
 )
 def test_the_window_is_after_the_warm_up_or_at_the_end_of_a_short_run(
     tmp_path, total: int, updates: list[int], num_before: int
@@ -47,15 +47,34 @@ def test_the_window_is_after_the_warm_up_or_at_the_end_of_a_short_run(
     assert found == updates
     (only,) = recorded
     assert (only.last, only.num_updates) == (updates[-1], len(updates))
-    assert only.num_before == num_before  # warm and without the profiler: the second and third
+    assert only.num_before == num_before  # warm and without the profiler: the second
     assert only.seconds > 0
     assert only.peak_gib > 0
+
+
+def test_the_update_before_the_window_is_recorded_and_thrown_away(tmp_path, monkeypatch):
+    begun, abandoned = [], []
+    start, abandon = Recorder.start, Recorder.abandon
+
+    def starting(self):
+        start(self)
+        begun.append(self._began)
+
+    def abandoning(self):
+        if self._profiler is not None:
+            abandoned.append(self._began)
+        abandon(self)
+
+    monkeypatch.setattr(Recorder, "start", starting)
+    monkeypatch.setattr(Recorder, "abandon", abandoning)
+    assert window_of(tmp_path, Window(4, 2), 9)[0] == [5, 6]
+    assert begun == [0, 3, 4] and abandoned == [0, 3]  # in updates that are done
 
 
 def test_a_resumed_run_warms_up_again(tmp_path):
     found, (recorded,) = window_of(tmp_path, Window(2, 2), 20, first=10)
     assert found == [13, 14]
-    assert (recorded.last, recorded.num_before) == (14, 1)
+    assert (recorded.last, recorded.num_before) == (14, 0)
 
 
 def test_labels_make_phases_and_leave_no_trace(tmp_path):

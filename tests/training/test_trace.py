@@ -124,6 +124,9 @@ def test_only_products_have_floating_point_operations():
 def test_floating_point_operations_by_hand():
     assert flops("aten::addmm", [[5], [4, 3], [3, 5], [], []]) == 120
     assert flops("aten::baddbmm", [[4, 5], [2, 4, 3], [2, 3, 5]]) == 240
+    assert flops("aten::baddbmm_", [[2, 4, 5], [2, 4, 3], [2, 3, 5]]) == 240
+    # a prepacked weight stands in a trace as it was before: (columns, inner)
+    assert flops("mkldnn::_linear_pointwise", [[2, 4, 3], [5, 3], [], [], [], []]) == 240
     assert flops("aten::add", [[4, 3], [4, 3]]) == 0
     # 2 rows, 3 heads, 1 query, 7 keys of size 5: scores and mix of 2 x 5 each, per pair
     name = "aten::_scaled_dot_product_flash_attention_for_cpu"

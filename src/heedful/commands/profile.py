@@ -33,19 +33,19 @@ from heedful.training.profiling import (
     watching,
 )
 from heedful.training.trace import (
-    MATMULS,
     OUTSIDE,
     Operation,
     has_device_work,
     host_seconds,
     operations,
     phase_seconds,
+    product_shape,
     read_trace,
 )
 
 TRACE_FILE, JSON_FILE, PAGE_FILE = "trace.json.gz", "profile.json", "profile.md"
-WINDOWS = {"ppo": Window(2, 1), "sample": Window(1, 2)}  # an update of PPO is a whole iteration
-WINDOW = Window(3, 3)
+WINDOWS = {"ppo": Window(3, 1), "sample": Window(2, 2)}  # an update of PPO is a whole iteration
+WINDOW = Window(4, 3)
 NUM_OPERATORS = 15
 NUM_SHAPES = 3  # of an operator, those that took most time
 PEAK_SHAPES = 6  # the model's own, by FLOPs
@@ -236,7 +236,8 @@ def _speeds(run_dir: Path, recorded: Recorded) -> dict[str, float]:
     rows = {row["step"]: row for row in read_metrics(run_dir)}
     first = recorded.last - recorded.num_updates
     inside = [rows[step] for step in range(first, recorded.last)]
-    before = [rows[step] for step in range(first - recorded.num_before, first) if step in rows]
+    end = first - 1  # the one between was the rehearsal
+    before = [rows[step] for step in range(end - recorded.num_before, end) if step in rows]
     found = {
         "tokens_per_s": _mean(inside, "speed/tokens_per_s"),
         "flops_per_s": _mean(inside, "speed/flops_per_s"),
@@ -258,9 +259,7 @@ def measure_peaks(calls: Iterable[Operation], device: str = "cpu") -> list[dict[
     """
     done: dict[tuple[int, ...], int] = {}
     for call in calls:
-        if call.name in MATMULS:
-            left, right = MATMULS[call.name]
-            shape = (*call.shapes[left], call.shapes[right][-1])
+        if shape := product_shape(call.name, call.shapes):
             done[shape] = done.get(shape, 0) + call.flops
     shapes = sorted(done, key=lambda shape: -done[shape])[:PEAK_SHAPES] or [(1024, 512, 512)]
     peaks = []

@@ -6,7 +6,7 @@ Shapes: M chosen positions, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +22,15 @@ LOGIT_CELLS = 8 * 2**20
 LOGIT_CELLS_ON_ACCELERATORS = 128 * 2**20
 # Rows of logits begin at multiples of this on an accelerator: vocabularies grow by odd tokens.
 ALIGNMENT = 64
+# Gradients of logits that wait for their products: 128 MiB.
+GRADIENT_BYTES = 128 * 2**20
 # Cells of the weight that are prepacked at a time: 64 MiB of fp32.
 PREPACK_CELLS = 16 * 2**20
+# Rows of hidden states from which that pays: it takes as long as what it saves in half of them.
+PREPACK_ROWS = 2048
+
+# The loss of some tokens from their log-probabilities (m,); which of all M they are.
+LossOf = Callable[[Tensor, slice], Tensor]
 
 
 class Transform(NamedTuple):
@@ -47,21 +54,23 @@ class Head(NamedTuple):
 def output_head(model: PreTrainedModel) -> Head:
     """The head of a model as it is now; where the processor computes in bf16, a copy in fp32."""
     head: Any = model.get_output_embeddings()
-    return _head(head.weight, getattr(head, "bias", None), logit_transform(model.config))
+    return _head_for(0, head.weight, getattr(head, "bias", None), logit_transform(model.config))
 
 
 @torch.no_grad()
 def prepacked_head(model: PreTrainedModel) -> Head:
     """The head for many products with few positions each; the plain one where that is no faster."""
     head: Any = model.get_output_embeddings()
-    weight = head.weight
-    if not can_prepack(weight):
+    if not can_prepack(head.weight):
         return output_head(model)
+    return _prepacked(head.weight, getattr(head, "bias", None), logit_transform(model.config))
+
+
+def _prepacked(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
     rows = max(1, PREPACK_CELLS // weight.shape[1])  # at a time: no second copy of all in fp32
     with products_of(weight.dtype):
-        parts = tuple(prepacked(part.float()) for part in weight.split(rows))
-    bias, transform = _wide(getattr(head, "bias", None)), logit_transform(model.config)
-    return Head(parts, bias, transform, weight.dtype, is_prepacked=True)
+        parts = tuple(prepacked(part.float()) for part in weight.detach().split(rows))
+    return Head(parts, _wide(bias), transform, weight.dtype, is_prepacked=True)
 
 
 def logits(head: Head, hidden: Tensor) -> Tensor:
@@ -91,145 +100,150 @@ def logit_transform(config: Any, temperature: float = 1.0) -> Transform:
     return Transform(scale, softcap, temperature)
 
 
+@torch.no_grad()
 def token_logprobs(
-    model: PreTrainedModel,
-    hidden: Tensor,
-    targets: Tensor,
-    temperature: float = 1.0,
-    *,
-    equal_weights: bool = False,
+    model: PreTrainedModel, hidden: Tensor, targets: Tensor, temperature: float = 1.0
 ) -> Tensor:
     """(M,) fp32 log-probabilities of tokens (M,) under the heads' distribution at hidden (M, D).
 
-    They are where the hidden states are; the tokens may stand on the processor.
-    The (M, V) logits never exist at once: chunks are computed, used and dropped, in the forward and
-    again in the backward pass. A caller whose loss weighs all of them alike (a sum or mean) says so
-    with ``equal_weights``: the gradient is then made in the forward pass, from the same logits,
-    and its backward pass raises ValueError where the weights differ after all.
+    They are where the hidden states are; the tokens may stand on the processor. The (M, V) logits
+    never exist at once. No gradient flows: ``token_loss`` is for learning.
+    """
+    head: Any = model.get_output_embeddings()
+    transform = logit_transform(model.config, temperature)
+    ready = _head_for(len(hidden), head.weight, getattr(head, "bias", None), transform)
+    targets = upload(targets, hidden.device)
+    logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
+    for part in _slices(len(hidden), _rows_at_a_time(head.weight)):
+        z = logits(ready, hidden[part])
+        logprobs[part] = z.gather(1, targets[part, None])[:, 0]
+        logprobs[part] -= probabilities(z)[1]
+    return logprobs
+
+
+def token_loss(
+    model: PreTrainedModel,
+    hidden: Tensor,
+    targets: Tensor,
+    loss_of: LossOf,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """(scalar, (M,)) a loss that is a sum over tokens (M,), and their log-probabilities.
+
+    ``loss_of`` is given the log-probabilities (m,) of some of the tokens and which they are, and
+    returns the loss of these. It depends on no others, so its gradient is known as soon as their
+    logits are: they are made once, in the forward pass, and the (M, V) logits never exist at once.
+    The log-probabilities carry no gradient. Without gradients it raises RuntimeError.
     """
     head: Any = model.get_output_embeddings()
     transform = logit_transform(model.config, temperature)
     bias = getattr(head, "bias", None)
     targets = upload(targets, hidden.device)
-    chunked = _SummedLogprobs if equal_weights and torch.is_grad_enabled() else _ChunkedLogprobs
-    return chunked.apply(hidden, head.weight, bias, targets, transform)
+    return _TokenLoss.apply(hidden, head.weight, bias, targets, transform, loss_of)
 
 
-class _ChunkedLogprobs(torch.autograd.Function):
-    """Logits are made twice: whatever weighs the log-probabilities is known only afterwards."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, transform):
-        head = _head(weight, bias, transform)
-        logprobs, normalizer = hidden.new_empty(2, len(hidden), dtype=torch.float32)
-        for part in _chunks(hidden, weight):
-            z = logits(head, hidden[part])
-            logprobs[part] = z.gather(1, targets[part, None])[:, 0]
-            normalizer[part] = exponentials_(z)[0]
-        logprobs -= normalizer
-        ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
-        ctx.transform = transform
-        return logprobs
+class _TokenLoss(torch.autograd.Function):
+    """Chunks of logits become chunks of their gradient; some of these at a time are multiplied."""
 
     @staticmethod
-    def backward(ctx, grad):
-        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
-        head = _head(weight, bias, ctx.transform)
-        grads = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
-        for part in _chunks(hidden, weight):
-            z = logits(head, hidden[part])
-            slope = _slope(z, ctx.transform)
-            z.sub_(normalizer[part, None]).exp_()
-            grads.add(part, z, grad[part, None], grad[part, None], targets[part], slope)
-        return *grads.times(1.0), None, None
-
-
-class _SummedLogprobs(torch.autograd.Function):
-    """Logits are made once: the gradient of the sum is ready before the backward pass."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, transform):
-        head = _head(weight, bias, transform)
+    def forward(ctx, hidden, weight, bias, targets, transform, loss_of):
+        head = _head_for(len(hidden), weight, bias, transform)
         grads = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
-        one = logprobs.new_ones(1, 1)
-        for part in _chunks(hidden, weight):
-            z = logits(head, hidden[part])
-            slope, chosen = _slope(z, transform), z.gather(1, targets[part, None])[:, 0]
-            normalizer, total = exponentials_(z)
-            logprobs[part] = chosen - normalizer
-            grads.add(part, z, total.reciprocal_(), one, targets[part], slope)
-        ctx.grads = grads
-        return logprobs
+        total = logprobs.new_zeros(())
+        for group in _slices(len(hidden), grads.rows_at_a_time):
+            for part in _slices(group.stop, _rows_at_a_time(weight), group.start):
+                z, labels = logits(head, hidden[part]), targets[part, None]
+                slope, chosen = _slope(z, transform), z.gather(1, labels)[:, 0]
+                p, normalizer = probabilities(z)
+                logprobs[part] = chosen - normalizer
+                loss, outer = _with_gradient(logprobs[part], part, loss_of)
+                total += loss
+                # d logprob[target] / dz = onehot - softmax
+                dz = p.mul_(-outer[:, None]).scatter_add_(1, labels, outer[:, None])
+                if isinstance(slope, Tensor) or slope != 1.0:
+                    dz.mul_(slope)
+                grads.put(dz, part.start - group.start)
+            grads.add(group)
+        ctx.grads = grads.sums()
+        ctx.mark_non_differentiable(logprobs)
+        return total, logprobs
 
     @staticmethod
-    def backward(ctx, grad):
-        if not torch.equal(grad, grad[:1].expand_as(grad)):
-            raise ValueError(
-                "equal_weights was promised, but the log-probabilities' weights differ"
-            )
+    def backward(ctx, grad, _):
         grads, ctx.grads = ctx.grads, None  # not kept for as long as someone holds the loss
-        return *grads.times(grad[0] if len(grad) else grad.new_zeros(())), None, None
+        if grad.device.type != "cpu" or float(grad) != 1.0:
+            grads = tuple(None if of is None else of.mul_(grad) for of in grads)
+        return *grads, None, None, None
+
+
+def _with_gradient(logprobs: Tensor, part: slice, loss_of: LossOf) -> tuple[Tensor, Tensor]:
+    """(scalar, (m,)) the loss of log-probabilities (m,), and its gradient."""
+    with torch.enable_grad():
+        own = logprobs.detach().requires_grad_()
+        loss = loss_of(own, part)
+        (outer,) = torch.autograd.grad(loss, own)
+    return loss.detach(), outer
 
 
 class _Gradients:
-    """The gradients of a head's inputs, summed over chunks in fp32."""
+    """The gradients of a head's inputs, from groups of rows of the logits' gradient.
+
+    A product of few rows by the whole vocabulary costs more than its arithmetic: the weight is read
+    and its gradient added to the sum. So chunks are rounded to the dtype of the factors, which the
+    products do anyway, and gathered.
+    """
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]
     ):
-        self.inputs = (hidden, weight)
-        self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
-        self.bias = None
+        self.inputs, self.needs_weight = (hidden, weight), needed[1]
+        on_cpu = weight.device.type == "cpu"
+        gathered = GRADIENT_BYTES // (len(weight) * hidden.element_size()) if on_cpu else 0
+        self.rows_at_a_time = min(len(hidden), max(_rows_at_a_time(weight), gathered)) or 1
+        make = torch.empty if on_cpu else _aligned
+        shape = (self.rows_at_a_time, len(weight))
+        self.space = make(*shape, dtype=hidden.dtype, device=hidden.device)
+        self.by_hidden = torch.empty_like(hidden) if needed[0] else None
+        self.by_weight: Tensor | None = None
+        is_packed = _is_worth_packing(len(hidden), weight)
+        self.transposed = prepacked(weight.t()) if is_packed and needed[0] else None
+        self.by_bias = None
         if bias is not None and needed[2]:
-            self.bias = torch.zeros_like(bias, dtype=torch.float32)
+            self.by_bias = torch.zeros_like(bias, dtype=torch.float32)
 
-    def add(
-        self,
-        part: slice,
-        p: Tensor,
-        scale: Tensor,
-        grad: Tensor,
-        targets: Tensor,
-        slope: Tensor | float,
-    ) -> None:
-        """Adds a chunk's, of log-probabilities with the weights grad (m or 1, 1).
+    def put(self, dz: Tensor, row: int) -> None:
+        """Keeps the gradient of some logits (m, V) from a row of the group on, until ``add``."""
+        if self.by_bias is not None:
+            self.by_bias += dz.sum(0)
+        self.space[row : row + len(dz)] = dz
 
-        d logprob[target] / dz = onehot - softmax. p (m, V), which is used up, times scale (m, 1) is
-        grad times softmax; ``slope`` is that of the logits over what the embedding gives.
-        """
-        dz = p.mul_(-scale)
-        dz.scatter_add_(1, targets[:, None], grad.expand(len(p), 1))
-        if isinstance(slope, Tensor) or slope != 1.0:
-            dz.mul_(slope)
-        if self.bias is not None:
-            self.bias += dz.sum(0)
+    def add(self, group: slice) -> None:
+        """Adds what the logits' gradients of a whole group, rows of the hidden states, give."""
         hidden, weight = self.inputs
-        if dz.device.type == "cuda" and dz.shape[1] % ALIGNMENT:
-            dz = _aligned(len(dz), dz.shape[1], hidden.dtype, dz.device).copy_(dz)
-        dz = dz.to(hidden.dtype)
-        if self.hidden is not None:
-            self.hidden[part] = dz @ weight
-        if self.weight is not None:
-            self.weight += dz.t() @ hidden[part]
+        dz = self.space[: group.stop - group.start]
+        if self.by_hidden is not None:
+            packed = self.transposed
+            self.by_hidden[group] = dz @ weight if packed is None else product(dz, packed)
+        if self.needs_weight:
+            found = dz.t() @ hidden[group]
+            if self.by_weight is None:
+                self.by_weight = found
+            else:  # more than one group: sums in fp32
+                self.by_weight = self.by_weight.float().add_(found)
 
-    def times(self, factor: Tensor | float) -> tuple[Tensor | None, ...]:
-        """(hidden, weight, bias) gradients times a number, in the dtype of the inputs; once."""
+    def sums(self) -> tuple[Tensor | None, ...]:
+        """The gradients of (hidden, weight, bias), in the dtype of the inputs."""
         dtype = self.inputs[0].dtype
-        grads = (self.hidden, self.weight, self.bias)
-        self.hidden = self.weight = self.bias = None
-        return tuple(None if g is None else g.mul_(factor).to(dtype) for g in grads)
+        grads = (self.by_hidden, self.by_weight, self.by_bias)
+        return tuple(None if of is None else of.to(dtype) for of in grads)
 
 
-def exponentials_(z: Tensor) -> tuple[Tensor, Tensor]:
-    """((M,) normalizers, (M, 1) sums) of logits (M, V), which become exp(z - their largest).
-
-    One pass of exponentials gives log-sum-exp and softmax: the new z over its sums.
-    """
-    largest = z.amax(-1, keepdim=True)
-    total = z.sub_(largest).exp_().sum(-1, keepdim=True)
-    return (largest + total.log())[:, 0], total
+def probabilities(z: Tensor) -> tuple[Tensor, Tensor]:
+    """((M, V), (M,)) softmax of logits (M, V), and the logarithms of its sums of exponentials."""
+    p = torch.softmax(z, dim=-1)
+    # that of the largest logit is exp(0) over the sum
+    return p, z.amax(-1) - p.amax(-1).log_()
 
 
 def _slope(z: Tensor, transform: Transform) -> Tensor | float:
@@ -241,9 +255,16 @@ def _slope(z: Tensor, transform: Transform) -> Tensor | float:
     return tanh.square_().neg_().add_(1.0).mul_(scale / temperature)
 
 
-def _head(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
+def _head_for(rows: int, weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
+    """The head for products with hidden states of so many rows in all."""
+    if _is_worth_packing(rows, weight):
+        return _prepacked(weight, bias, transform)
     part = weight if _multiplies_wide(weight) else weight.float()
     return Head((part,), _wide(bias), transform, weight.dtype)
+
+
+def _is_worth_packing(rows: int, weight: Tensor) -> bool:
+    return rows >= PREPACK_ROWS and can_prepack(weight)
 
 
 def _multiplies_wide(weight: Tensor) -> bool:
@@ -268,11 +289,14 @@ def _wide(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.float()
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+def _rows_at_a_time(weight: Tensor) -> int:
     on_cpu = weight.device.type == "cpu"
-    rows = max(1, (LOGIT_CELLS if on_cpu else LOGIT_CELLS_ON_ACCELERATORS) // weight.shape[0])
-    for start in range(0, len(hidden), rows):
-        yield slice(start, start + rows)
+    return max(1, (LOGIT_CELLS if on_cpu else LOGIT_CELLS_ON_ACCELERATORS) // weight.shape[0])
+
+
+def _slices(stop: int, step: int, start: int = 0) -> Iterator[slice]:
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
 
 
 @contextlib.contextmanager

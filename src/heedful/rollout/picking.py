@@ -10,8 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-from heedful.models.output_head import exponentials_
-
 
 class Draws:
     """Uniform numbers on a device, one for each row and token, decided by a generator.
@@ -35,7 +33,7 @@ class Draws:
 def pick(
     z: Tensor, temperature: float, top_p: float, uniform: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One token per row of logits (A, V), which are used up, and its log-probability: (A,), (A,).
+    """One token per row of logits (A, V), and its log-probability: (A,), (A,).
 
     Inverse-CDF sampling: one uniform number per row, (A, 1), against the cumulative probabilities.
     temperature 0 takes the likeliest and needs none.
@@ -46,9 +44,9 @@ def pick(
         tokens = z.argmax(dim=-1)
         return tokens, z.gather(1, tokens[:, None])[:, 0] - torch.logsumexp(z, dim=-1)
     assert uniform is not None  # whoever draws brings the numbers
-    _, total = exponentials_(z)
-    tokens = _nucleus(z / total, top_p, uniform) if top_p < 1.0 else _inverse_cdf(z, uniform)
-    return tokens, (z.gather(1, tokens[:, None]) / total)[:, 0].log_()
+    p = torch.softmax(z, dim=-1)
+    tokens = _nucleus(p, top_p, uniform) if top_p < 1.0 else _inverse_cdf(p, uniform)
+    return tokens, p.gather(1, tokens[:, None])[:, 0].log_()
 
 
 def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:

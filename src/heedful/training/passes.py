@@ -20,7 +20,7 @@ from heedful.losses.sft import sft_loss
 from heedful.models.attention import Packed
 from heedful.models.device import device_of, upload
 from heedful.models.language_model import hidden_states, hidden_states_at
-from heedful.models.output_head import token_logprobs
+from heedful.models.output_head import LossOf, token_logprobs, token_loss
 from heedful.models.scalar_model import scalars
 from heedful.training.loop import Adam, Sums, Timer, learning_rate, microbatches, require_finite
 
@@ -122,12 +122,28 @@ def microbatches_by_prompt(
     return [[i for share in group for i in shares[share]] for group in groups]
 
 
-def response_logprobs(
-    model: Any, batch: Sequences, temperature: float = 1.0, *, equal_weights: bool = False
-) -> Tensor:
-    """(M,) log-probabilities of the response tokens; ``equal_weights`` as ``token_logprobs``."""
+def response_logprobs(model: Any, batch: Sequences, temperature: float = 1.0) -> Tensor:
+    """(M,) log-probabilities of the response tokens, without a gradient."""
     hidden = hidden_states_at(model, batch.tokens, batch.layout, batch.predictors)
-    return token_logprobs(model, hidden, batch.targets, temperature, equal_weights=equal_weights)
+    return token_logprobs(model, hidden, batch.targets, temperature)
+
+
+def response_loss(
+    model: Any, batch: Sequences, loss_of: LossOf, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(scalar, (M,)) a loss that is a sum over the response tokens, and their log-probabilities;
+    ``loss_of`` as ``token_loss`` takes it."""
+    hidden = hidden_states_at(model, batch.tokens, batch.layout, batch.predictors)
+    return token_loss(model, hidden, batch.targets, loss_of, temperature)
+
+
+def nll(weight: float) -> LossOf:
+    """The loss of step 1 times a weight, such as one over the tokens of the whole batch."""
+
+    def loss_of(logprobs: Tensor, _part: slice) -> Tensor:
+        return weight * sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))[0]
+
+    return loss_of
 
 
 def final_scores(model: Any, batch: Sequences) -> Tensor:
@@ -190,20 +206,20 @@ def accumulate_text(
     step = max(1, max_tokens // rows.shape[1])
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        loss = _text_loss_sum(model, part) / count
+        hidden, targets = _text_states(model, part)
+        loss, logprobs = token_loss(model, hidden, targets, nll(weight / count))
         require_finite(loss, part, run_dir, where)
         timer.lap("forward")
-        (weight * loss).backward()
+        loss.backward()
         timer.lap("backward")
-        total.add(loss=loss)
+        total.add(loss=-logprobs.sum() / count)
     return total.values()["loss"]
 
 
-def _text_loss_sum(model: Any, rows: Tensor) -> Tensor:
+def _text_states(model: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """((M, D), (M,)) hidden states of all but the last tokens of rows, and what they predict."""
     layout = Packed([rows.shape[1] - 1] * len(rows))
-    hidden = hidden_states(model, rows[:, :-1].flatten(), layout)
-    logprobs = token_logprobs(model, hidden, rows[:, 1:].flatten(), equal_weights=True)[None]
-    return sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))[0]
+    return hidden_states(model, rows[:, :-1].flatten(), layout), rows[:, 1:].flatten()
 
 
 @torch.no_grad()
@@ -218,5 +234,6 @@ def text_loss(model: Any, rows: TextRows, max_tokens: int, num_rows: int = VALID
     total = 0.0
     step = max(1, max_tokens // sample.shape[1])
     for start in range(0, len(sample), step):
-        total += float(_text_loss_sum(model, sample[start : start + step]))
+        hidden, targets = _text_states(model, sample[start : start + step])
+        total -= float(token_logprobs(model, hidden, targets).sum())
     return total / (sample.shape[0] * (sample.shape[1] - 1))

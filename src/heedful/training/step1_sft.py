@@ -18,7 +18,6 @@ from heedful.config import SFTConfig
 from heedful.data.examples import Example
 from heedful.data.text import TextRows
 from heedful.errors import DataError
-from heedful.losses.sft import sft_loss
 from heedful.metrics import MetricsLog, last_values
 from heedful.models.device import device_of, placement
 from heedful.models.language_model import num_parameters, place, set_residual_dropout
@@ -39,7 +38,9 @@ from heedful.training.passes import (
     lr_at,
     make_optimizer,
     make_sequences,
+    nll,
     response_logprobs,
+    response_loss,
 )
 from heedful.training.stopping import Saves
 
@@ -142,14 +143,12 @@ def _update(
         part = [batch[i] for i in group]
         sequences = make_sequences([e.prompt for e in part], [e.response for e in part])
         timer.lap("data")
-        logprobs = response_logprobs(model, sequences, equal_weights=True)[None]
-        loss_sum, _ = sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool))
-        loss = loss_sum / num_targets
+        loss, logprobs = response_loss(model, sequences, nll((1 - mix) / num_targets))
         require_finite(loss, part, run_dir, where)
         timer.lap("forward")
-        ((1 - mix) * loss).backward()
+        loss.backward()
         timer.lap("backward")
-        losses.add(**{"sft/loss": loss})
+        losses.add(**{"sft/loss": -logprobs.sum() / num_targets})
     stats = losses.values()
     num_tokens = sum(lengths)
     if mix > 0 and text is not None:

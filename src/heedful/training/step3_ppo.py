@@ -57,6 +57,7 @@ from heedful.training.passes import (
     final_scores,
     make_sequences,
     response_logprobs,
+    response_loss,
     response_values,
     to_rows,
 )
@@ -332,8 +333,7 @@ def _accumulate(
     max_tokens: int,
 ) -> dict[str, float]:
     """Adds the gradients of one minibatch (mean over its response tokens) to both networks."""
-    ppo, columns = config.ppo, experience.response_mask.shape[1]
-    device = device_of(models.policy)
+    ppo, device = config.ppo, device_of(models.policy)
     indices = minibatch.tolist()
     num_tokens = float(experience.response_mask[minibatch].sum())
     lengths = [len(experience.prompts[i]) + len(experience.responses[i]) for i in indices]
@@ -344,8 +344,9 @@ def _accumulate(
         batch = make_sequences(
             [experience.prompts[i] for i in chosen], [experience.responses[i] for i in chosen]
         )
+        tokens = (batch.row_of, batch.column_of)
         mask, old_logprobs, advantages, old_values, returns = (
-            upload(of_all[rows], device)
+            upload(of_all[rows][tokens], device)[None]  # (1, M)
             for of_all in (
                 experience.response_mask,
                 experience.logprobs,
@@ -354,25 +355,19 @@ def _accumulate(
                 experience.returns,
             )
         )
-        logprobs = response_logprobs(models.policy, batch, config.sampling.temperature)
-        loss_sum, policy_stats = policy_loss(
-            to_rows(logprobs, batch, columns),
-            old_logprobs,
-            advantages,
-            mask,
-            ppo.clip,
+        of_policy = partial(_policy_loss, old_logprobs, advantages, mask, ppo.clip)
+        loss, logprobs = response_loss(
+            models.policy,
+            batch,
+            lambda some, part, of=of_policy: of(some, part)[0] / num_tokens,
+            config.sampling.temperature,
         )
         saved = _rows_of(experience, chosen)
-        require_finite(loss_sum, saved, run_dir, f"{where}, policy")
-        (loss_sum / num_tokens).backward()
+        require_finite(loss, saved, run_dir, f"{where}, policy")
+        loss.backward()
+        loss_sum, policy_stats = of_policy(logprobs)
         values = response_values(models.value_function, batch)
-        value_sum, value_stats = value_loss(
-            to_rows(values, batch, columns),
-            old_values,
-            returns,
-            mask,
-            ppo.clip,
-        )
+        value_sum, value_stats = value_loss(values[None], old_values, returns, mask, ppo.clip)
         require_finite(value_sum, saved, run_dir, f"{where}, value function")
         (ppo.vf_coef * value_sum / num_tokens).backward()
         parts = {
@@ -385,6 +380,19 @@ def _accumulate(
         }
         sums.add(**parts)
     return {key: value / num_tokens for key, value in sums.values().items()}
+
+
+def _policy_loss(
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float,
+    logprobs: Tensor,
+    part: slice = slice(None),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The policy's loss over some tokens of (1, M), given their log-probabilities (m,)."""
+    own, old = logprobs[None], old_logprobs[:, part]
+    return policy_loss(own, old, advantages[:, part], mask[:, part], clip)
 
 
 def _rows_of(experience: Experience, rows: list[int]) -> dict[str, Any]:

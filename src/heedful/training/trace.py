@@ -22,7 +22,10 @@ from typing import Any, NamedTuple
 PHASE_PREFIX = "phase: "
 OUTSIDE = ""  # the phase of what runs outside every label
 # Operators that multiply matrices, and where among their inputs the two factors are.
-MATMULS = {"aten::mm": (0, 1), "aten::bmm": (0, 1), "aten::addmm": (1, 2), "aten::baddbmm": (1, 2)}
+MATMULS = {"aten::mm": (0, 1), "aten::bmm": (0, 1)}
+MATMULS |= dict.fromkeys(("aten::addmm", "aten::baddbmm", "aten::addmm_", "aten::baddbmm_"), (1, 2))
+# The product by a prepacked weight, (columns, inner).
+PREPACKED = "mkldnn::_linear_pointwise"
 DTYPES = {"float": "float32", "c10::BFloat16": "bfloat16", "c10::Half": "float16"}
 # Categories of what a device did, and of the host's calls that launched it.
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -163,12 +166,22 @@ def flops(name: str, dims: Sequence[Any], values: Sequence[Any] = ()) -> int:
     knows the number and not the lengths: they are counted as if all were equally long. Attention
     within sequences of different lengths takes more.
     """
-    if name in MATMULS:
-        left, right = (dims[i] for i in MATMULS[name])
-        return 2 * prod(left) * right[-1]
+    if shape := product_shape(name, dims):
+        return 2 * prod(shape)
     if name in ATTENTIONS:
         return _attention_flops(ATTENTIONS[name], dims, values)
     return 0
+
+
+def product_shape(name: str, dims: Sequence[Any]) -> tuple[int, ...] | None:
+    """(rows, inner, columns) of a matrix product, (batch, ...) of several; None for all else."""
+    if name == PREPACKED:
+        hidden, weight = dims[:2]
+        return prod(hidden[:-1]), hidden[-1], weight[0]
+    if name not in MATMULS:
+        return None
+    left, right = (dims[i] for i in MATMULS[name])
+    return *left, right[-1]
 
 
 def _attention_flops(fused: Fused, dims: Sequence[Any], values: Sequence[Any]) -> int:
