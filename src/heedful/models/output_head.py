@@ -117,7 +117,7 @@ def token_logprobs(
     for part in _slices(len(hidden), _rows_at_a_time(head.weight)):
         z = logits(ready, hidden[part])
         logprobs[part] = z.gather(1, targets[part, None])[:, 0]
-        logprobs[part] -= probabilities(z)[1]
+        logprobs[part] -= probabilities_(z)
     return logprobs
 
 
@@ -133,7 +133,7 @@ def token_loss(
     ``loss_of`` is given the log-probabilities (m,) of some of the tokens and which they are, and
     returns the loss of these. It depends on no others, so its gradient is known as soon as their
     logits are: they are made once, in the forward pass, and the (M, V) logits never exist at once.
-    The log-probabilities carry no gradient. Without gradients it raises RuntimeError.
+    The log-probabilities carry no gradient.
     """
     head: Any = model.get_output_embeddings()
     transform = logit_transform(model.config, temperature)
@@ -155,12 +155,11 @@ class _TokenLoss(torch.autograd.Function):
             for part in _slices(group.stop, _rows_at_a_time(weight), group.start):
                 z, labels = logits(head, hidden[part]), targets[part, None]
                 slope, chosen = _slope(z, transform), z.gather(1, labels)[:, 0]
-                p, normalizer = probabilities(z)
-                logprobs[part] = chosen - normalizer
+                logprobs[part] = chosen.sub_(probabilities_(z))
                 loss, outer = _with_gradient(logprobs[part], part, loss_of)
                 total += loss
                 # d logprob[target] / dz = onehot - softmax
-                dz = p.mul_(-outer[:, None]).scatter_add_(1, labels, outer[:, None])
+                dz = z.mul_(-outer[:, None]).scatter_add_(1, labels, outer[:, None])
                 if isinstance(slope, Tensor) or slope != 1.0:
                     dz.mul_(slope)
                 grads.put(dz, part.start - group.start)
@@ -239,11 +238,12 @@ class _Gradients:
         return tuple(None if of is None else of.to(dtype) for of in grads)
 
 
-def probabilities(z: Tensor) -> tuple[Tensor, Tensor]:
-    """((M, V), (M,)) softmax of logits (M, V), and the logarithms of its sums of exponentials."""
-    p = torch.softmax(z, dim=-1)
+def probabilities_(z: Tensor) -> Tensor:
+    """(M,) logarithms of the sums of exponentials of logits (M, V), which become probabilities."""
+    largest = z.amax(-1)
+    torch.softmax(z, dim=-1, out=z)
     # that of the largest logit is exp(0) over the sum
-    return p, z.amax(-1) - p.amax(-1).log_()
+    return largest.sub_(z.amax(-1).log_())
 
 
 def _slope(z: Tensor, transform: Transform) -> Tensor | float:
