@@ -143,11 +143,13 @@ def test_commands_compute_on_the_device(place, cuda, capsys, monkeypatch, dtype,
         words = [*commands(place)[name], f"--run-dir={run}", f"--compute.dtype={dtype}"]
         words += ["--lora.rank=2"] if lora else []
         devices.clear()
-        assert main([name, *words]) == 0, capsys.readouterr().err
+        status, said = main([name, *words]), capsys.readouterr().err
+        assert status == 0, said
         assert devices == {"cuda"}, name
         compute = tomllib.loads((run / "config.toml").read_text())["compute"]
         decided = "bfloat16" if dtype == "auto" else dtype
         assert (compute["device"], compute["dtype"]) == ("auto", decided), name
+        assert f"computing in {decided} on cuda, Pretend\n" in said, name
         if name in ("sft", "ppo"):
             AutoModelForCausalLM.from_pretrained(run / "model")
         if name == "reward":

@@ -109,13 +109,18 @@ def test_the_gradients_of_a_head_in_bf16_are_those_of_its_numbers(
     model = new_language_model(HEADS[head], seed=0, dtype=torch.bfloat16)
     output, transform = model.get_output_embeddings(), output_head.logit_transform(model.config)
     generator = torch.Generator().manual_seed(2)
+    inputs = [output.weight]
+    if output.bias is not None:
+        output.bias.data.normal_(generator=generator)
+        inputs.append(output.bias)
     hidden = torch.randn(50, 32, generator=generator).bfloat16().requires_grad_()
     targets = torch.randint(0, 100, (50,), generator=generator)
     weights = torch.randn(50, generator=generator)
-    exact = [x.detach().double().requires_grad_() for x in (hidden, output.weight)]
+    inputs.insert(0, hidden)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
     z = exact[0] @ exact[1].T * transform.scale
     if output.bias is not None:
-        z = z + output.bias.detach().double()
+        z = z + exact[2]
     if transform.softcap is not None:
         z = transform.softcap * torch.tanh(z / transform.softcap)
     oracle = z.log_softmax(-1).gather(1, targets[:, None])[:, 0]
@@ -126,9 +131,9 @@ def test_the_gradients_of_a_head_in_bf16_are_those_of_its_numbers(
     )
     loss.backward()
     assert_close(logprobs.double(), oracle.detach(), rtol=0, atol=1e-5)
-    for found, expected in zip((hidden.grad, output.weight.grad), exact, strict=True):
-        assert found.dtype == torch.bfloat16
-        error = (found.double() - expected.grad).norm() / expected.grad.norm()
+    for x, expected in zip(inputs, exact, strict=True):
+        assert x.grad.dtype == torch.bfloat16
+        error = (x.grad.double() - expected.grad).norm() / expected.grad.norm()
         assert float(error) < 2**-8
 
 
@@ -171,6 +176,47 @@ def test_a_frozen_head_gets_no_gradient_and_the_states_below_it_do():
     slope = torch.nn.functional.one_hot(tokens, 100) - z.softmax(-1)
     expected = slope @ model.get_output_embeddings().weight
     assert_close(hidden.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_token_loss_of_no_tokens_is_nothing():
+    model = new_language_model(HEADS["plain"], seed=0)
+    hidden, targets = torch.zeros(0, 32, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    loss, logprobs = token_loss(model, hidden, targets, lambda some, _: some.sum())
+    loss.backward()
+    assert loss.item() == 0.0 and logprobs.shape == (0,) and hidden.grad.shape == (0, 32)
+
+
+def test_the_head_learns_from_states_that_do_not():
+    model = new_language_model(HEADS["plain"], seed=0)
+    hidden, targets = torch.randn(4, 32), torch.arange(2, 6)
+    token_loss(model, hidden, targets, lambda some, _: some.sum())[0].backward()
+    weight = model.get_output_embeddings().weight
+    slope = torch.nn.functional.one_hot(targets, 100) - (hidden @ weight.T).softmax(-1)
+    assert_close(weight.grad, slope.T @ hidden, rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_loss_says_where_it_cannot_be_learned_from():
+    model = new_language_model(HEADS["plain"], seed=0)
+    hidden, targets = torch.randn(4, 32), torch.arange(2, 6)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="token_logprobs"):
+        token_loss(model, hidden, targets, lambda some, _: some.sum())
+    loss, _ = token_loss(model, hidden, targets, lambda some, _: some.sum())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("length", "most"), [(0, 3), (1, 3), (3, 3), (4, 3), (10, 3), (2098, 2097)]
+)
+def test_slices_are_few_and_of_one_length(length, most):
+    slices = list(output_head._slices(7, 7 + length, most))
+    assert [i for part in slices for i in range(part.start, part.stop)] == list(
+        range(7, 7 + length)
+    )
+    sizes = [part.stop - part.start for part in slices]
+    assert len(sizes) == -(-length // most)
+    assert max(sizes, default=0) == -(-length // max(1, len(sizes)))  # no last one of a few
 
 
 def save(directory, model, tokenizer):

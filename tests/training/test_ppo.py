@@ -17,6 +17,7 @@ from heedful.data.examples import PromptTokens
 from heedful.data.text import TextRows
 from heedful.errors import CheckpointError, ConfigError, DataError, TrainingError
 from heedful.metrics import read_metrics
+from heedful.models import output_head
 from heedful.models.language_model import cast_weights
 from heedful.models.scalar_model import load_scalar_model, scalar_model_from
 from heedful.rollout.engine import sample
@@ -297,10 +298,12 @@ def test_ptx_adds_the_gradient_of_the_text_before_the_one_update(
     assert_close(mixed, plain + 2.5 * text, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("rows", [10**6, 5])  # of logits at a time
 def test_the_policy_gradient_is_that_of_the_plain_formula(
-    networks, tiny_model, toy_reward, tmp_path, gradients
+    networks, tiny_model, toy_reward, tmp_path, gradients, monkeypatch, rows
 ):
     """Before the first update every ratio is 1: the gradient is -mean(advantage * d logprob)."""
+    monkeypatch.setattr(output_head, "LOGIT_CELLS", rows * VOCABULARY)
     seen = []
     config = settings(tmp_path, ppo={"episodes": 32, "minibatch_size": 32})
     run(config, networks(), observers=[lambda batch, e: seen.append(e) or {}])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity
 
+from heedful.models.prepacked import prepacked, product
 from heedful.training import profiling
 from heedful.training.profiling import (
     Label,
@@ -19,7 +20,7 @@ from heedful.training.profiling import (
     watched,
     watching,
 )
-from heedful.training.trace import operations, phase_seconds, read_trace
+from heedful.training.trace import PREPACKED, operations, phase_seconds, read_trace
 
 
 def window_of(tmp_path: Path, window: Window, total: int, first: int = 0):
@@ -69,6 +70,16 @@ def test_the_update_before_the_window_is_recorded_and_thrown_away(tmp_path, monk
     monkeypatch.setattr(Recorder, "abandon", abandoning)
     assert window_of(tmp_path, Window(4, 2), 9)[0] == [5, 6]
     assert begun == [0, 3, 4] and abandoned == [0, 3]  # in updates that are done
+
+
+def test_products_by_prepacked_weights_stand_in_a_trace_as_they_are_counted(tmp_path):
+    weight = prepacked(torch.ones(5, 3, dtype=torch.bfloat16))
+    recorder = Recorder(tmp_path / "trace.json.gz", Window(1, 1))
+    recorder.start()
+    product(torch.ones(2, 4, 3, dtype=torch.bfloat16), weight)
+    assert recorder.advance(1, 1) is not None
+    counted = [call for call in operations(read_trace(recorder.trace)) if call.flops]
+    assert [(call.name, call.flops) for call in counted] == [(PREPACKED, 2 * 8 * 3 * 5)]
 
 
 def test_a_resumed_run_warms_up_again(tmp_path):

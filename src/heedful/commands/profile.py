@@ -230,7 +230,7 @@ def _grouped(
 
 
 def _speeds(run_dir: Path, recorded: Recorded) -> dict[str, float]:
-    """tokens/s and FLOP/s as the run logs them, in the window and just before it."""
+    """tokens/s and FLOP/s as the run logs them, in the window and before its rehearsal."""
     if not (run_dir / METRICS_FILE).is_file():
         return {"tokens_per_s": recorded.num_tokens / recorded.seconds}
     rows = {row["step"]: row for row in read_metrics(run_dir)}

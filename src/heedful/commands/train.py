@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +44,7 @@ from heedful.data.template import Template, beginning
 from heedful.data.text import TextRows, tokenize_text
 from heedful.errors import ConfigError
 from heedful.metrics import replacing
-from heedful.models.device import pick_device, pick_dtype, placement
+from heedful.models.device import described, pick_device, pick_dtype, placement
 from heedful.models.language_model import (
     PAD_TOKEN,
     fit_vocabulary,
@@ -99,6 +100,7 @@ def ready(config: C, resume: bool) -> tuple[C, Path, Callable[[int, int], None]]
         )
         config = config.model_copy(update={"compute": compute})
         where = (compute.dtype, str(device))
+        print(f"computing in {compute.dtype} on {described(device)}", file=sys.stderr, flush=True)
     disable_progress_bar()  # transformers' bars; ours is the one to look at
     return config, run_dir, watched(file_progress(run_dir), run_dir, *where)
 

@@ -94,6 +94,14 @@ def tokens_at_a_time(compute: Settings) -> int:
     return TOKENS if pick_device(compute.device).type == "cpu" else TOKENS_ON_ACCELERATORS
 
 
+def described(device: torch.device) -> str:
+    """A device in words: "cpu, 2 threads", "cuda:0, NVIDIA H200"."""
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    count = torch.get_num_threads()
+    return f"{device}, {count} thread{'s' if count > 1 else ''}"
+
+
 def device_of(model: Any) -> torch.device:
     """The device that a model's weights are on."""
     return next(model.parameters()).device

@@ -6,12 +6,14 @@ Shapes: M chosen positions, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from heedful.models.device import upload
@@ -22,14 +24,15 @@ LOGIT_CELLS = 8 * 2**20
 LOGIT_CELLS_ON_ACCELERATORS = 128 * 2**20
 # Rows of logits begin at multiples of this on an accelerator: vocabularies grow by odd tokens.
 ALIGNMENT = 64
-# Gradients of logits that wait for their products: 128 MiB.
+# Gradients of logits that wait for their products: 128 MiB in the dtype of the model.
 GRADIENT_BYTES = 128 * 2**20
 # Cells of the weight that are prepacked at a time: 64 MiB of fp32.
 PREPACK_CELLS = 16 * 2**20
-# Rows of hidden states from which that pays: it takes as long as what it saves in half of them.
+# Products with a head by so many rows in all save more than the prepacking takes: about twice.
 PREPACK_ROWS = 2048
 
-# The loss of some tokens from their log-probabilities (m,); which of all M they are.
+# The loss of some tokens from their log-probabilities (m,), and which of all M they are. The losses
+# of the parts add up to the whole's: sums over tokens do, means over those that are given do not.
 LossOf = Callable[[Tensor, slice], Tensor]
 
 
@@ -114,7 +117,7 @@ def token_logprobs(
     ready = _head_for(len(hidden), head.weight, getattr(head, "bias", None), transform)
     targets = upload(targets, hidden.device)
     logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
-    for part in _slices(len(hidden), _rows_at_a_time(head.weight)):
+    for part in _slices(0, len(hidden), _rows_at_a_time(head.weight)):
         z = logits(ready, hidden[part])
         logprobs[part] = z.gather(1, targets[part, None])[:, 0]
         logprobs[part] -= probabilities_(z)
@@ -133,8 +136,11 @@ def token_loss(
     ``loss_of`` is given the log-probabilities (m,) of some of the tokens and which they are, and
     returns the loss of these. It depends on no others, so its gradient is known as soon as their
     logits are: they are made once, in the forward pass, and the (M, V) logits never exist at once.
-    The log-probabilities carry no gradient.
+    The log-probabilities carry no gradient, and that of the loss can be taken once. Raises
+    RuntimeError where none is made.
     """
+    if not torch.is_grad_enabled():
+        raise RuntimeError("token_loss makes gradients: where none are wanted, token_logprobs")
     head: Any = model.get_output_embeddings()
     transform = logit_transform(model.config, temperature)
     bias = getattr(head, "bias", None)
@@ -143,7 +149,7 @@ def token_loss(
 
 
 class _TokenLoss(torch.autograd.Function):
-    """Chunks of logits become chunks of their gradient; some of these at a time are multiplied."""
+    """Chunks of logits become chunks of their gradient; many of these at a time are multiplied."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, transform, loss_of):
@@ -151,38 +157,46 @@ class _TokenLoss(torch.autograd.Function):
         grads = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
         total = logprobs.new_zeros(())
-        for group in _slices(len(hidden), grads.rows_at_a_time):
-            for part in _slices(group.stop, _rows_at_a_time(weight), group.start):
-                z, labels = logits(head, hidden[part]), targets[part, None]
-                slope, chosen = _slope(z, transform), z.gather(1, labels)[:, 0]
-                logprobs[part] = chosen.sub_(probabilities_(z))
-                loss, outer = _with_gradient(logprobs[part], part, loss_of)
+        for group in grads.groups:
+            for part in _slices(group.start, group.stop, _rows_at_a_time(weight)):
+                loss, logprobs[part], dz = _learn(head, hidden[part], targets[part], part, loss_of)
                 total += loss
-                # d logprob[target] / dz = onehot - softmax
-                dz = z.mul_(-outer[:, None]).scatter_add_(1, labels, outer[:, None])
-                if isinstance(slope, Tensor) or slope != 1.0:
-                    dz.mul_(slope)
                 grads.put(dz, part.start - group.start)
+                del dz  # before the next logits are made
             grads.add(group)
         ctx.grads = grads.sums()
         ctx.mark_non_differentiable(logprobs)
         return total, logprobs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad, _):
+        if ctx.grads is None:
+            raise RuntimeError("the gradient of a token_loss can be taken once")
         grads, ctx.grads = ctx.grads, None  # not kept for as long as someone holds the loss
         if grad.device.type != "cpu" or float(grad) != 1.0:
             grads = tuple(None if of is None else of.mul_(grad) for of in grads)
         return *grads, None, None, None
 
 
-def _with_gradient(logprobs: Tensor, part: slice, loss_of: LossOf) -> tuple[Tensor, Tensor]:
-    """(scalar, (m,)) the loss of log-probabilities (m,), and its gradient."""
+def _learn(
+    head: Head, hidden: Tensor, targets: Tensor, part: slice, loss_of: LossOf
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(scalar, (m,), (m, V)) the loss of some tokens, their log-probabilities, and the loss's
+    gradient by what the output embedding gives."""
+    labels = targets[:, None]
+    z = logits(head, hidden)
+    slope, chosen = _slope(z, head.transform), z.gather(1, labels)[:, 0]
+    logprobs = chosen.sub_(probabilities_(z))
     with torch.enable_grad():
         own = logprobs.detach().requires_grad_()
         loss = loss_of(own, part)
         (outer,) = torch.autograd.grad(loss, own)
-    return loss.detach(), outer
+    # d logprob[target] / dz = onehot - softmax
+    dz = z.mul_(-outer[:, None]).scatter_add_(1, labels, outer[:, None])
+    if isinstance(slope, Tensor) or slope != 1.0:
+        dz.mul_(slope)
+    return loss.detach(), logprobs, dz
 
 
 class _Gradients:
@@ -199,10 +213,10 @@ class _Gradients:
         self.inputs, self.needs_weight = (hidden, weight), needed[1]
         on_cpu = weight.device.type == "cpu"
         gathered = GRADIENT_BYTES // (len(weight) * hidden.element_size()) if on_cpu else 0
-        self.rows_at_a_time = min(len(hidden), max(_rows_at_a_time(weight), gathered)) or 1
+        self.groups = list(_slices(0, len(hidden), max(_rows_at_a_time(weight), gathered)))
+        rows = self.groups[0].stop if self.groups else 0  # the first is the largest
         make = torch.empty if on_cpu else _aligned
-        shape = (self.rows_at_a_time, len(weight))
-        self.space = make(*shape, dtype=hidden.dtype, device=hidden.device)
+        self.space = make(rows, len(weight), dtype=hidden.dtype, device=hidden.device)
         self.by_hidden = torch.empty_like(hidden) if needed[0] else None
         self.by_weight: Tensor | None = None
         is_packed = _is_worth_packing(len(hidden), weight)
@@ -241,9 +255,13 @@ class _Gradients:
 def probabilities_(z: Tensor) -> Tensor:
     """(M,) logarithms of the sums of exponentials of logits (M, V), which become probabilities."""
     largest = z.amax(-1)
-    torch.softmax(z, dim=-1, out=z)
-    # that of the largest logit is exp(0) over the sum
-    return largest.sub_(z.amax(-1).log_())
+    if z.device.type == "cpu":  # its kernel reads each row before it writes it
+        torch.softmax(z, dim=-1, out=z)
+        # that of the largest logit is exp(0) over the sum
+        return largest.sub_(z.amax(-1).log_())
+    total = z.sub_(largest[:, None]).exp_().sum(-1)
+    z.div_(total[:, None])
+    return largest.add_(total.log_())
 
 
 def _slope(z: Tensor, transform: Transform) -> Tensor | float:
@@ -294,9 +312,12 @@ def _rows_at_a_time(weight: Tensor) -> int:
     return max(1, (LOGIT_CELLS if on_cpu else LOGIT_CELLS_ON_ACCELERATORS) // weight.shape[0])
 
 
-def _slices(stop: int, step: int, start: int = 0) -> Iterator[slice]:
-    for first in range(start, stop, step):
-        yield slice(first, min(first + step, stop))
+def _slices(start: int, stop: int, most: int) -> Iterator[slice]:
+    """As few slices as hold at most so many each, of equal length but the last."""
+    count = math.ceil((stop - start) / most)
+    step = math.ceil((stop - start) / max(1, count))
+    for i in range(count):
+        yield slice(start + i * step, min(start + (i + 1) * step, stop))
 
 
 @contextlib.contextmanager

@@ -122,6 +122,7 @@ def microbatches_by_prompt(
     return [[i for share in group for i in shares[share]] for group in groups]
 
 
+@torch.no_grad()
 def response_logprobs(model: Any, batch: Sequences, temperature: float = 1.0) -> Tensor:
     """(M,) log-probabilities of the response tokens, without a gradient."""
     hidden = hidden_states_at(model, batch.tokens, batch.layout, batch.predictors)
