@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from heedful.cli import main
+
 DEMONSTRATION = {"prompt": "w2 w3", "response": "w4 w5", "split": "train"}
 
 
@@ -180,6 +182,22 @@ def test_measures_of_a_trained_run_leave_its_settings_as_they_are(tmp_path, mode
     assert not (tmp_path / "own" / "measure").exists()
     assert heed(*words, f"--run_dir={tmp_path / 'own'}", "--num_documents=1")[0] == 0
     assert "num_documents = 1\n" in (tmp_path / "own" / "config.toml").read_text()
+
+
+def test_measures_are_said(tmp_path, model, capsys):
+    text = write_jsonl(tmp_path / "t.jsonl", {"text": "w2 w3 w4"}, {"text": "w5"})
+    quiz = write_jsonl(tmp_path / "q.jsonl", {"id": "a", "text": "w2", "answer": "no such answer"})
+    words = ["measure", f"--text={text}", f'--models=[{{ name = "a", path = "{model}" }}]']
+    run = f"--run_dir={tmp_path / 'run'}"
+    expected = {"": "(6 tokens of 2 documents)", "4": "(5 tokens of 2 documents, of 1 the first 3"}
+    for most, counted in expected.items():
+        own = [f"--max_document_tokens={most}"] if most else [f"--recall={quiz}"]
+        assert main([*words, run, *own]) == 0
+        found = json.loads((tmp_path / "run" / "measures.json").read_text())["a"]
+        loss = sum(found["loss_sums"]) / sum(found["num_tokens"])
+        said = capsys.readouterr().out
+        assert f"a: loss {loss:.4f} nats a token {counted}" in said
+        assert ("recall 0 of 1" in said) == (most == "")
 
 
 def test_completions_are_not_sampled_over_those_that_are_there(tmp_path, model, heed):

@@ -40,7 +40,7 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
             break
     quiz = list(iter_jsonl(Path(config.recall))) if config.recall else []
     max_tokens = _fitting(config)
-    measures, budget = {}, Budget.of_tokens(config.compute)
+    measures, lines, budget = {}, [], Budget.of_tokens(config.compute)
     for number, spec in enumerate(config.models):
         tokenizer = load_tokenizer(spec.path)
         model = None  # the one before makes room
@@ -58,9 +58,27 @@ def run_measure(config: MeasureConfig, resume: bool = False) -> None:
             "recall": right,
             "recall_ids": [row["id"] for row in quiz],
         }
+        lines.append(f"{spec.name}: {_summary(losses, counts, right, max_tokens)}")
         progress(number + 1, len(config.models))
     with replacing(run_dir / MEASURES_FILE) as partial:
         partial.write_text(json.dumps(measures), encoding="utf-8")
+    print("\n".join(lines), flush=True)
+
+
+def _summary(losses: list[float], counts: list[int], right: list[bool], longest: int) -> str:
+    """What was found of one model, and how many documents are as long as is read, or longer."""
+    parts = []
+    if sum(counts):
+        num_cut = sum(count >= longest - 1 for count in counts)
+        cut = f", of {num_cut:,} the first {longest - 1:,} tokens alone" if num_cut else ""
+        loss = sum(losses) / sum(counts)
+        parts.append(
+            f"loss {loss:.4f} nats a token ({sum(counts):,} tokens of {len(counts):,} "
+            f"document{'s' if len(counts) > 1 else ''}{cut})"
+        )
+    if right:
+        parts.append(f"recall {sum(right):,} of {len(right):,}")
+    return "; ".join(parts) or "nothing was asked of it"
 
 
 def _is_of_another(run_dir: Path) -> bool:
