@@ -96,9 +96,11 @@ def ask(
 ) -> tuple[dict[str, str | None], dict[str, bool]]:
     """Versions of packages that an interpreter has, and whether parts of them can be imported."""
     question = json.dumps([list(packages), list(parts)])
-    done = subprocess.run(
-        [python, "-c", ASK, question], capture_output=True, text=True, check=False
-    )
+    words = [python, "-c", ASK, question]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SystemExit(f"{python} is no interpreter that runs: {error.strerror}") from error
     if done.returncode != 0:
         raise SystemExit(f"{python}: exit code {done.returncode}\n{done.stderr}")
     versions, has = json.loads(done.stdout.splitlines()[-1])

@@ -120,6 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     peer = peers.find(options)
     runs = plan(options.only, options.models, options.repeats, peer)
     runs = [run for run in runs if any(text in run.name for text in options.match.split(","))]
+    if not runs:
+        raise SystemExit(
+            f"no run has {options.match!r} in its name: --dry-run without --match prints them all"
+        )
     if options.dry_run:
         print("\n".join(run.name for run in runs))
         return 0

@@ -75,6 +75,14 @@ def row(side, variant, rate, **values):
     } | values
 
 
+def test_no_run_and_no_interpreter_are_said(load, capsys):
+    with pytest.raises(SystemExit, match="no run has 'nothing' in its name"):
+        load("vs_trl").main(["--dry-run", "--match=nothing"])
+    with pytest.raises(SystemExit, match="/nope is no interpreter that runs: No such file"):
+        load("vs_trl").main(["--dry-run", "--peer-python=/nope"])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_slow_variant_of_the_peer_is_run_once(load):
     vs_trl = load("vs_trl")
     done = [
