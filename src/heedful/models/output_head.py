@@ -44,6 +44,9 @@ class Transform(NamedTuple):
     temperature: float = 1.0
 
 
+_Embedding = tuple[Tensor, Tensor | None, Transform]
+
+
 class Head(NamedTuple):
     """The output head of a model, ready to be multiplied."""
 
@@ -56,17 +59,25 @@ class Head(NamedTuple):
 
 def output_head(model: PreTrainedModel) -> Head:
     """The head of a model as it is now; where the processor computes in bf16, a copy in fp32."""
-    head: Any = model.get_output_embeddings()
-    return _head_for(0, head.weight, getattr(head, "bias", None), logit_transform(model.config))
+    return _plain(*_embedding(model))
 
 
 @torch.no_grad()
 def prepacked_head(model: PreTrainedModel) -> Head:
     """The head for many products with few positions each; the plain one where that is no faster."""
+    weight, bias, transform = _embedding(model)
+    return (_prepacked if can_prepack(weight) else _plain)(weight, bias, transform)
+
+
+def _embedding(model: PreTrainedModel, temperature: float = 1.0) -> _Embedding:
+    """The output embedding of a model, (V, D) and (V,) where it has a bias, and its transform."""
     head: Any = model.get_output_embeddings()
-    if not can_prepack(head.weight):
-        return output_head(model)
-    return _prepacked(head.weight, getattr(head, "bias", None), logit_transform(model.config))
+    return head.weight, getattr(head, "bias", None), logit_transform(model.config, temperature)
+
+
+def _plain(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
+    part = weight if _multiplies_wide(weight) else weight.float()
+    return Head((part,), _wide(bias), transform, weight.dtype)
 
 
 def _prepacked(weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
@@ -112,15 +123,12 @@ def token_logprobs(
     They are where the hidden states are; the tokens may stand on the processor. The (M, V) logits
     never exist at once. No gradient flows: ``token_loss`` is for learning.
     """
-    head: Any = model.get_output_embeddings()
-    transform = logit_transform(model.config, temperature)
-    ready = _head_for(len(hidden), head.weight, getattr(head, "bias", None), transform)
+    weight, bias, transform = _embedding(model, temperature)
+    head = _head_for(len(hidden), weight, bias, transform)
     targets = upload(targets, hidden.device)
     logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
-    for part in _slices(0, len(hidden), _rows_at_a_time(head.weight)):
-        z = logits(ready, hidden[part])
-        logprobs[part] = z.gather(1, targets[part, None])[:, 0]
-        logprobs[part] -= probabilities_(z)
+    for part in _slices(0, len(hidden), _rows_at_a_time(weight)):
+        logprobs[part] = _chosen_(logits(head, hidden[part]), targets[part])
     return logprobs
 
 
@@ -141,11 +149,9 @@ def token_loss(
     """
     if not torch.is_grad_enabled():
         raise RuntimeError("token_loss makes gradients: where none are wanted, token_logprobs")
-    head: Any = model.get_output_embeddings()
-    transform = logit_transform(model.config, temperature)
-    bias = getattr(head, "bias", None)
     targets = upload(targets, hidden.device)
-    return _TokenLoss.apply(hidden, head.weight, bias, targets, transform, loss_of)
+    weight, bias, transform = _embedding(model, temperature)
+    return _TokenLoss.apply(hidden, weight, bias, targets, transform, loss_of)
 
 
 class _TokenLoss(torch.autograd.Function):
@@ -184,16 +190,15 @@ def _learn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(scalar, (m,), (m, V)) the loss of some tokens, their log-probabilities, and the loss's
     gradient by what the output embedding gives."""
-    labels = targets[:, None]
     z = logits(head, hidden)
-    slope, chosen = _slope(z, head.transform), z.gather(1, labels)[:, 0]
-    logprobs = chosen.sub_(probabilities_(z))
+    slope = _slope(z, head.transform)
+    logprobs = _chosen_(z, targets)
     with torch.enable_grad():
         own = logprobs.detach().requires_grad_()
         loss = loss_of(own, part)
         (outer,) = torch.autograd.grad(loss, own)
     # d logprob[target] / dz = onehot - softmax
-    dz = z.mul_(-outer[:, None]).scatter_add_(1, labels, outer[:, None])
+    dz = z.mul_(-outer[:, None]).scatter_add_(1, targets[:, None], outer[:, None])
     if isinstance(slope, Tensor) or slope != 1.0:
         dz.mul_(slope)
     return loss.detach(), logprobs, dz
@@ -252,6 +257,12 @@ class _Gradients:
         return tuple(None if of is None else of.to(dtype) for of in grads)
 
 
+def _chosen_(z: Tensor, targets: Tensor) -> Tensor:
+    """(m,) log-probabilities of tokens (m,) by logits (m, V), which become probabilities."""
+    chosen = z.gather(1, targets[:, None])[:, 0]
+    return chosen.sub_(probabilities_(z))
+
+
 def probabilities_(z: Tensor) -> Tensor:
     """(M,) logarithms of the sums of exponentials of logits (M, V), which become probabilities."""
     largest = z.amax(-1)
@@ -275,10 +286,8 @@ def _slope(z: Tensor, transform: Transform) -> Tensor | float:
 
 def _head_for(rows: int, weight: Tensor, bias: Tensor | None, transform: Transform) -> Head:
     """The head for products with hidden states of so many rows in all."""
-    if _is_worth_packing(rows, weight):
-        return _prepacked(weight, bias, transform)
-    part = weight if _multiplies_wide(weight) else weight.float()
-    return Head((part,), _wide(bias), transform, weight.dtype)
+    make = _prepacked if _is_worth_packing(rows, weight) else _plain
+    return make(weight, bias, transform)
 
 
 def _is_worth_packing(rows: int, weight: Tensor) -> bool:

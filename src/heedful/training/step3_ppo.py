@@ -355,17 +355,14 @@ def _accumulate(
                 experience.returns,
             )
         )
-        of_policy = partial(_policy_loss, old_logprobs, advantages, mask, ppo.clip)
-        loss, logprobs = response_loss(
-            models.policy,
-            batch,
-            lambda some, part, of=of_policy: of(some, part)[0] / num_tokens,
-            config.sampling.temperature,
-        )
+        of_policy = partial(_policy_loss, old_logprobs, advantages, mask, ppo.clip, num_tokens)
+        loss, logprobs = response_loss(models.policy, batch, of_policy, config.sampling.temperature)
         saved = _rows_of(experience, chosen)
         require_finite(loss, saved, run_dir, f"{where}, policy")
         loss.backward()
-        loss_sum, policy_stats = of_policy(logprobs)
+        loss_sum, policy_stats = policy_loss(
+            logprobs[None], old_logprobs, advantages, mask, ppo.clip
+        )
         values = response_values(models.value_function, batch)
         value_sum, value_stats = value_loss(values[None], old_values, returns, mask, ppo.clip)
         require_finite(value_sum, saved, run_dir, f"{where}, value function")
@@ -387,12 +384,13 @@ def _policy_loss(
     advantages: Tensor,
     mask: Tensor,
     clip: float,
+    num_tokens: float,
     logprobs: Tensor,
-    part: slice = slice(None),
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The policy's loss over some tokens of (1, M), given their log-probabilities (m,)."""
-    own, old = logprobs[None], old_logprobs[:, part]
-    return policy_loss(own, old, advantages[:, part], mask[:, part], clip)
+    part: slice,
+) -> Tensor:
+    """What some tokens of (1, M) add to the policy's mean loss, given their log-probabilities."""
+    of_part = (old_logprobs[:, part], advantages[:, part], mask[:, part])
+    return policy_loss(logprobs[None], *of_part, clip)[0] / num_tokens
 
 
 def _rows_of(experience: Experience, rows: list[int]) -> dict[str, Any]:
