@@ -193,6 +193,7 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
     ppo, data = config.ppo, config.data
     iterations = math.ceil(ppo.episodes / ppo.batch_size)
     per_iteration = ppo.epochs * math.ceil(ppo.batch_size / ppo.minibatch_size)
+    per_update = min(ppo.minibatch_size, ppo.batch_size)
     template = template_for(like.get(config.policy, config.policy), data, "prompts")
     prompts = _count_prompts(data, "train", template)
     uncounted = "" if prompts is None else _uncounted(data, template)
@@ -207,7 +208,7 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
         Row(
             "updates per iteration",
             _number(per_iteration),
-            f"of {min(ppo.minibatch_size, ppo.batch_size):,} episodes; paper: 8 of 64",
+            f"of {per_update:,} episodes; paper: 8 of 64",
         ),
         Row("updates in all", _number(iterations * per_iteration), "paper: 4,000"),
         Row(
@@ -232,7 +233,6 @@ def _ppo_rows(config: PPOConfig, like: Like) -> list[Row]:
             f"{config.sampling.max_new_tokens:,} per response; paper: 1,024",
         ),
     ]
-    per_update = min(ppo.minibatch_size, ppo.batch_size)
     rows += _pass_rows(per_update * sequence, _tokens_at_a_time(config.compute))
     return rows
 
